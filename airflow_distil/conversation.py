@@ -1,0 +1,208 @@
+"""What a task and a model say to each other: requests, answers, and the two protocols they meet in.
+
+A task *yields* requests and is *sent* answers; it never learns whether an answer came from the network, from the log of
+an earlier attempt, or from a file. This module is the vocabulary of that exchange. It imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+__all__ = [
+    "LLM",
+    "Answer",
+    "Chat",
+    "ChatType",
+    "Complete",
+    "Conversation",
+    "Embed",
+    "Rank",
+    "Request",
+    "Row",
+    "Unparsed",
+    "Usage",
+    "canonical",
+    "digest",
+    "resolve",
+    "system",
+    "user",
+]
+
+ChatType: TypeAlias = list[dict[str, Any]]
+"""Messages in the OpenAI chat format: dicts with `role` and `content` (text, or a list of content parts)."""
+
+Row: TypeAlias = dict[str, Any]
+"""One row of a dataset: column name to value."""
+
+
+def user(content: Any) -> dict[str, Any]:
+    """Return a message of the user."""
+    return {"role": "user", "content": content}
+
+
+def system(content: str) -> dict[str, Any]:
+    """Return a system message."""
+    return {"role": "system", "content": content}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What every request carries beside its own content.
+
+    :param parameters: OpenAI wire parameters of this request (`temperature`, `stop`, …). They win over the LLM's own.
+    :param model: model to ask; None until the engine resolves it to the LLM's.
+    """
+
+    parameters: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    model: str | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Chat(_Asked):
+    """A chat completion.
+
+    :param messages: the conversation so far; the model writes the next assistant message.
+    :param response_format: OpenAI `response_format` (a JSON schema), or None for free text.
+    """
+
+    kind: ClassVar[str] = "chat"
+    messages: ChatType
+    response_format: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Complete(_Asked):
+    """A raw text completion, without a chat template."""
+
+    kind: ClassVar[str] = "complete"
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Embed(_Asked):
+    """The embedding of a text, or of a chat."""
+
+    kind: ClassVar[str] = "embed"
+    input: str | ChatType
+
+
+@dataclass(frozen=True, slots=True)
+class Rank(_Asked):
+    """A ranking of candidate answers to one input."""
+
+    kind: ClassVar[str] = "rank"
+    input: str
+    candidates: Sequence[str]
+
+
+Request: TypeAlias = Chat | Complete | Embed | Rank
+_R = TypeVar("_R", Chat, Complete, Embed, Rank)
+
+
+def resolve(request: _R, model: str, parameters: Mapping[str, Any]) -> _R:
+    """Return the request as it is sent: with the model's name, and the LLM's parameters under its own."""
+    return replace(request, model=request.model or model, parameters={**parameters, **request.parameters})
+
+
+def canonical(request: Request) -> bytes:
+    """Return the one JSON form of a request: equal requests have equal bytes, in every process and version of Python."""
+    content = {f.name: getattr(request, f.name) for f in fields(request)}
+    text = json.dumps({"kind": request.kind, **content}, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    # A lone surrogate is valid in a Python string and not in UTF-8; it must not stop a row from having a name.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def digest(*parts: bytes) -> bytes:
+    """Return a 16-byte hash of the parts, each delimited by its length, so that no two lists of parts can run together."""
+    # 128 bits: at 10^9 facts the odds of one collision are 10^-21, and a key still fits a narrow index.
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "little"))
+        hashed.update(part)
+    return hashed.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer, as the endpoint counted them; None where it did not say.
+
+    An answer that shares its call with others (`n`, batched embeddings) carries its share; the shares add up to the call.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered to one request.
+
+    :param text: generated text; None if the model gave none.
+    :param vector: embedding, for an `Embed`.
+    :param scores: one score per candidate, for a `Rank`.
+    :param finish_reason: `stop`, `length`, `content_filter`, …, in the endpoint's words.
+    :param model: model name that the endpoint reported; it may be more exact than the one asked for.
+    :param usage: tokens.
+    :param latency: seconds from sending to the last byte.
+    """
+
+    text: str | None = None
+    vector: Sequence[float] | None = None
+    scores: Sequence[float] | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage = Usage()
+    latency: float | None = None
+
+
+class Unparsed(Exception):
+    """Raised by a task for an answer that it cannot read.
+
+    :param reason: what was wrong with the answer, in words that also help the model when it is asked again.
+    :param partial: the columns that could be read; the others become None.
+    """
+
+    def __init__(self, reason: str, partial: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.partial = dict(partial or {})
+
+
+Conversation: TypeAlias = Generator["Request | list[Request]", Any, Row]
+"""What `Task.converse` returns: yields a request (or a list of independent ones), is sent an `Answer` (or a list in the
+same order), and returns the output columns."""
+
+
+@runtime_checkable
+class LLM(Protocol):
+    """A model that can be asked.
+
+    An LLM never retries and never waits for a rate limit: the engine does, in one place for every backend. It raises
+    `airflow_distil.exceptions.LLMError` of one of four kinds (`RateLimited`, `Transient`, `BadRow`, `Fatal`); anything else
+    is taken for a bug and ends the run.
+    """
+
+    model: str
+    """Name that is sent with each request and written to `model_name`."""
+    parameters: Mapping[str, Any]
+    """OpenAI wire parameters of every request."""
+    max_concurrency: int | None
+    """Most requests in flight; None leaves it to the engine."""
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    input_price: float | None
+    """US dollars per million input tokens; None if unknown, never guessed."""
+    output_price: float | None
+
+    async def answer(self, request: Request, n: int = 1) -> list[Answer]:
+        """Ask once, for `n` independent answers to the same request.
+
+        :return: at most `n` answers, at least one. An endpoint that does not honour `n` gives fewer; the engine asks again.
+        """
+
+    async def aclose(self) -> None:
+        """Release connections; the LLM can be used again afterwards, from another event loop too."""

@@ -1,0 +1,120 @@
+"""Everything that airflow-distil raises on purpose.
+
+    DistilError
+    ├── SourceError            rows cannot be read, are not there, or changed while they were read
+    ├── DestinationError       the destination cannot be written, or belongs to another task
+    ├── NotPublished           somebody reads a destination that has no published edition
+    ├── TaskDefinitionError    the task or its arguments are wrong: columns, collisions, prompts that drift     (final)
+    ├── LLMError               asking a model failed
+    │   ├── RateLimited        the endpoint asks us to slow down: wait as told, then go on
+    │   ├── Transient          might work next time: ask again
+    │   ├── BadRow             this request will never work: its row fails, the others go on
+    │   └── Fatal              no request will work (key, model, quota): stop at once, keep what is paid     (final)
+    ├── TooManyFailures        more rows failed than `max_failure_ratio` allows     (final if all are permanent)
+    ├── BudgetExceeded         the task has spent what it was given     (final)
+    ├── Superseded             a newer attempt has taken over this destination     (final)
+    └── Stopped                the task was told to stop (SIGTERM, deadline); what is paid is kept
+
+"Final" errors make Airflow fail the task instance without a retry; after the others the next try continues where this one
+stopped. A message says what happened, where, what was kept, and what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadRow",
+    "BudgetExceeded",
+    "DestinationError",
+    "DistilError",
+    "Fatal",
+    "LLMError",
+    "NotPublished",
+    "RateLimited",
+    "SourceError",
+    "Stopped",
+    "Superseded",
+    "TaskDefinitionError",
+    "TooManyFailures",
+    "Transient",
+]
+
+
+class DistilError(Exception):
+    """Base of all errors of this package."""
+
+    final: bool = False
+    """True if the next attempt would end the same way, so that a retry is a waste."""
+
+
+class SourceError(DistilError):
+    """Rows cannot be read, are not there, or changed while they were read."""
+
+
+class DestinationError(DistilError):
+    """The destination cannot be written, or belongs to another task."""
+
+
+class NotPublished(DistilError):
+    """The destination has no published edition to read."""
+
+
+class TaskDefinitionError(DistilError):
+    """The task or its arguments are wrong; no call is made, or no further one."""
+
+    final = True
+
+
+class LLMError(DistilError):
+    """Asking a model failed.
+
+    :param retry_after: seconds to wait before the next request, as the endpoint told; None if it did not.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RateLimited(LLMError):
+    """The endpoint asks us to slow down."""
+
+
+class Transient(LLMError):
+    """A failure that may not happen again: a lost connection, a timeout, a server error, a reply that is not JSON."""
+
+
+class BadRow(LLMError):
+    """The endpoint refuses this request and always will: too long, filtered, malformed."""
+
+
+class Fatal(LLMError):
+    """No request can succeed: wrong key, no such model, no quota left."""
+
+    final = True
+
+
+class TooManyFailures(DistilError):
+    """More rows failed or were unparsed than `max_failure_ratio` allows.
+
+    :param final: True if every failure is permanent.
+    """
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class BudgetExceeded(DistilError):
+    """The task has spent what it was given."""
+
+    final = True
+
+
+class Superseded(DistilError):
+    """A newer attempt has taken over this destination."""
+
+    final = True
+
+
+class Stopped(DistilError):
+    """The task was told to stop before it was done."""
