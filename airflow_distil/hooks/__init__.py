@@ -1,0 +1,1 @@
+"""From Airflow connections and contexts to what the engine works with."""

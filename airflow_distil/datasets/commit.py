@@ -1,0 +1,230 @@
+"""The commit protocol: who may spend, and which one result is published.
+
+A destination holds numbered claims, one per attempt, and numbered manifests, one per edition. Each is written by
+put-if-absent, and nothing is ever overwritten, so the protocol needs no lock, no lease and no clock:
+
+1. An attempt *begins*: if what it would make is published already, that is its result. Otherwise it takes the next free claim.
+2. It *looks* before each upload: a higher claim means that a newer attempt runs, and this one stops spending.
+3. It *publishes* by putting the manifest of its edition. If that edition is there already, it is either the same work by
+   another attempt, and adopted, or other work, and then only the holder of the highest claim may go on to the next edition.
+
+Claims decide who spends; the manifest alone decides what is published. A claim that nobody honours any more (a paused
+process, a lost host) can therefore waste a few calls but never change or double a dataset.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+import secrets
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from pydantic import ValidationError
+
+from airflow_distil.datasets.manifest import CLAIMS, MANIFESTS, Claim, Identity, Manifest, claim_name, manifest_name
+from airflow_distil.datasets.stores import Store, create
+from airflow_distil.exceptions import DestinationError, Superseded
+
+__all__ = ["Commit", "OnExisting"]
+
+OnExisting: TypeAlias = Literal["reuse", "regenerate", "fail"]
+
+
+class Commit:
+    """The protocol as seen by one attempt.
+
+    :param store: the destination, by its four verbs.
+    :param identity: the task instance.
+    :param ask: the "please do it" that this attempt serves; see `Identity.ask`.
+    :param try_number: for people who read claims; nothing depends on it.
+    """
+
+    def __init__(self, store: Store, identity: Identity, ask: str, *, try_number: int = 0) -> None:
+        self.store = store
+        self.identity = identity
+        self.ask = ask
+        self.try_number = try_number
+        self.fences = True
+        self._claim: Claim | None = None
+
+    @property
+    def claim(self) -> Claim:
+        """The claim that this attempt holds."""
+        if self._claim is None:
+            raise RuntimeError("this attempt has not begun")
+        return self._claim
+
+    def latest(self) -> Manifest | None:
+        """Return the latest published edition, or None."""
+        numbers = self._numbers(MANIFESTS)
+        return self._manifest(numbers[-1]) if numbers else None
+
+    def begin(self, fingerprint: str, on_existing: OnExisting = "reuse") -> Manifest | Claim:
+        """Return the edition that already answers this ask, or claim the right to make one.
+
+        :param fingerprint: names the work: source, task, model and parameters.
+        :param on_existing: what a new ask does with an edition made for another one. `reuse`: return it if it is of the
+            same work and has no failed or unparsed row; `regenerate`: ask everything anew; `fail`: refuse.
+        :raises DestinationError: if the destination belongs to another task, or `on_existing` is `fail`.
+        """
+        while True:
+            claims = self._numbers(CLAIMS)
+            self._check_owner(claims)
+            latest = self.latest()
+            if latest is not None and self._settled(latest, fingerprint, on_existing):
+                return latest
+            claimed = self._put_claim(
+                number=claims[-1] + 1 if claims else 1,
+                edition=latest.edition + 1 if latest else 1,
+                round=self._round(claims, latest, on_existing),
+                fingerprint=fingerprint,
+            )
+            if claimed is not None:
+                self.fences = self._probe(claimed)
+                return claimed
+
+    def look(self) -> None:
+        """Look for a newer attempt.
+
+        :raises Superseded: if there is one; this attempt must not send another request.
+        """
+        highest = max(self._numbers(CLAIMS), default=0)
+        if highest < self.claim.number:
+            raise DestinationError(
+                f"{self.store} was deleted while it was being written: claim {self.claim.number} is gone. "
+                "The next attempt starts anew."
+            )
+        if highest > self.claim.number:
+            newer = self._read_claim(highest)
+            raise Superseded(
+                f"attempt {self.claim.number} of {self.store} was superseded by attempt {highest} "
+                f"(try {newer.try_number} on {newer.host or 'an unknown host'}). "
+                "What this one paid for is kept, and used by whoever runs next."
+            )
+
+    def publish(self, content: Mapping[str, Any]) -> Manifest:
+        """Publish what the content describes, and return the edition that is now valid for this work.
+
+        :param content: fields of the manifest: its parts, counts, provenance. Who and which edition is added here.
+        :raises Superseded: if a newer attempt has taken over and other work was published meanwhile.
+        """
+        while True:
+            self.look()
+            manifest = Manifest(
+                **content,
+                edition=self.claim.edition,
+                claim=self.claim.number,
+                nonce=self.claim.nonce,
+                identity=self.identity,
+                ask=self.ask,
+                round=self.claim.round,
+                fingerprint=self.claim.fingerprint,
+                fencing="put-if-absent" if self.fences else "none",
+                created_at=_now(),
+            )
+            if create(self.store, manifest_name(manifest.edition), manifest.to_bytes()):
+                return manifest
+            there = self._manifest(manifest.edition)
+            if (there.fingerprint, there.ask) == (manifest.fingerprint, manifest.ask):
+                return there
+            self._claim_again()
+
+    def _settled(self, latest: Manifest, fingerprint: str, on_existing: OnExisting) -> bool:
+        same_work = latest.fingerprint == fingerprint
+        if latest.ask == self.ask:
+            return same_work
+        if on_existing == "fail":
+            raise DestinationError(
+                f"{self.store} has edition {latest.edition}, published {latest.created_at}, and on_existing is 'fail'. "
+                "Nothing was asked. Choose another destination, or on_existing='reuse' or 'regenerate'."
+            )
+        return on_existing == "reuse" and same_work and latest.failed + latest.unparsed == 0
+
+    def _round(self, claims: list[int], latest: Manifest | None, on_existing: OnExisting) -> int:
+        """Return the round of answers to work in: the highest claimed one, or a new one if that was published for others.
+
+        A crash, a retry or a clear before publication thus resumes the round it was in, and does not pay again.
+        """
+        highest = self._read_claim(claims[-1]).round if claims else 1
+        if on_existing != "regenerate":
+            return highest
+        while latest is not None and latest.round == highest:
+            if latest.ask != self.ask:
+                return highest + 1
+            latest = self._manifest(latest.edition - 1) if latest.edition > 1 else None
+        return highest
+
+    def _put_claim(self, *, number: int, edition: int, round: int, fingerprint: str) -> Claim | None:
+        claim = Claim(
+            number=number,
+            nonce=secrets.token_hex(8),
+            identity=self.identity,
+            ask=self.ask,
+            round=round,
+            edition=edition,
+            fingerprint=fingerprint,
+            try_number=self.try_number,
+            host=platform.node(),
+            created_at=_now(),
+        )
+        if not create(self.store, claim_name(number), claim.to_bytes()):
+            return None
+        self._claim = claim
+        return claim
+
+    def _claim_again(self) -> None:
+        # The very next number, not the next free one: if anybody holds it, this attempt was not the highest any more.
+        latest = self.latest()
+        mine = self.claim
+        again = self._put_claim(
+            number=mine.number + 1,
+            edition=latest.edition + 1 if latest else 1,
+            round=mine.round,
+            fingerprint=mine.fingerprint,
+        )
+        if again is None:
+            self.look()
+
+    def _probe(self, claim: Claim) -> bool:
+        """Put the claim a second time: a store that lets it pass cannot tell two attempts apart."""
+        try:
+            self.store.put(claim_name(claim.number), claim.to_bytes())
+        except FileExistsError:
+            return True
+        return False
+
+    def _check_owner(self, claims: list[int]) -> None:
+        if not claims:
+            return
+        # The first claim is never deleted: it names the owner.
+        owner = self._read_claim(claims[0]).identity.owner
+        if owner != self.identity.owner:
+            raise DestinationError(
+                f"{self.store} belongs to task {owner[1]!r} of DAG {owner[0]!r}; this is task {self.identity.task_id!r} of DAG "
+                f"{self.identity.dag_id!r}. Nothing was written. Give each task a destination of its own."
+            )
+
+    def _numbers(self, prefix: str) -> list[int]:
+        stems = (entry.name[len(prefix) :].removesuffix(".json") for entry in self.store.list(prefix))
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    def _read_claim(self, number: int) -> Claim:
+        try:
+            return Claim.model_validate_json(self.store.get(claim_name(number)))
+        except ValidationError as error:
+            raise DestinationError(self._unreadable(claim_name(number), error)) from error
+
+    def _manifest(self, edition: int) -> Manifest:
+        try:
+            return Manifest.parse(self.store.get(manifest_name(edition)))
+        except ValidationError as error:
+            raise DestinationError(self._unreadable(manifest_name(edition), error)) from error
+
+    def _unreadable(self, name: str, error: ValidationError) -> str:
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{self.store}/{name} is not a document of this version of airflow-distil: {first['loc']}: {first['msg']}."
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

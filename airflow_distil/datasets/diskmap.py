@@ -1,0 +1,85 @@
+"""A map from 16-byte keys to fixed-width values, in a file: a million facts must not become a million Python objects."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+__all__ = ["DiskMap"]
+
+KEY = 16
+EMPTY = bytes(KEY)
+# Open addressing with linear probing stays at about two probes up to this load; beyond it they grow fast.
+MAX_LOAD = 0.6
+FIRST_SLOTS = 4096
+
+
+class DiskMap:
+    """An open-addressing hash table in a memory-mapped file. Keys are hashes already, so their first bytes choose the slot.
+
+    :param path: file to make; it is removed on `close`. The table is derived from the log, so it need not survive a crash.
+    :param width: bytes of a value.
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        self._path = path
+        self._width = width
+        self._record = KEY + width
+        self._count = 0
+        self._slots = FIRST_SLOTS
+        self._map = self._make(path, self._slots)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
+        at = self._find(key)
+        if self._map[at : at + KEY] == EMPTY:
+            return None
+        return self._map[at + KEY : at + self._record]
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set the value of a key."""
+        at = self._find(key)
+        if self._map[at : at + KEY] == EMPTY:
+            if self._count >= self._slots * MAX_LOAD:
+                self._grow()
+                at = self._find(key)
+            self._count += 1
+        self._map[at : at + self._record] = key + value
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._map.close()
+        self._path.unlink(missing_ok=True)
+
+    def _find(self, key: bytes) -> int:
+        mask = self._slots - 1
+        slot = int.from_bytes(key[:8], "little") & mask
+        while True:
+            at = slot * self._record
+            found = self._map[at : at + KEY]
+            if found in (key, EMPTY):
+                return at
+            slot = (slot + 1) & mask
+
+    def _grow(self) -> None:
+        old, end = self._map, self._slots * self._record
+        larger = self._path.with_suffix(".larger")
+        self._slots *= 2
+        self._map = self._make(larger, self._slots)
+        for start in range(0, end, self._record):
+            key = old[start : start + KEY]
+            if key != EMPTY:
+                at = self._find(key)
+                self._map[at : at + self._record] = old[start : start + self._record]
+        old.close()
+        larger.replace(self._path)
+
+    def _make(self, path: Path, slots: int) -> mmap.mmap:
+        with path.open("w+b") as file:
+            # Real blocks, not a sparse file: a full disk must be an OSError here, not a SIGBUS at some later store.
+            os.posix_fallocate(file.fileno(), 0, slots * self._record)
+            return mmap.mmap(file.fileno(), slots * self._record)

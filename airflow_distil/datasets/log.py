@@ -1,0 +1,206 @@
+"""Facts: what is known of requests that were sent, as records in a local file and as immutable segments beside the output.
+
+A *fact* is an answer, or a permanent failure, of one request of one conversation. It never changes; where the same question
+was asked twice there are two facts, told apart by their ids. A fact travels in two forms: a frame in a local scratch file,
+written at once (a killed process loses nothing of what its host keeps), and a row of an Arrow segment in the destination's
+log. Both carry the same fields, so that any attempt, anywhere, can go on from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import ipc
+
+__all__ = ["Fact", "Kind", "Scratch", "decode_segment", "encode_segment"]
+
+log = logging.getLogger(__name__)
+
+
+class Kind(IntEnum):
+    """What became of a request."""
+
+    ANSWER = 0
+    """The model answered."""
+    BAD_ROW = 1
+    """The endpoint refused this request for good. Holds within its ask only."""
+    TRANSIENT = 2
+    """All retries failed. Not a fact: it stays in its attempt's scratch file, and the next attempt asks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What is known of one request.
+
+    :param key: hash of the conversation up to and including the request; see `airflow_distil.engine.dialogue`.
+    :param nonce: with `number`, the id: nonce of the claim under which it was paid. Copies share the id.
+    :param number: running number within that claim.
+    :param claim: number of that claim; of several facts with one key the highest claim's counts.
+    :param ask: 16 bytes that name the ask, see `Identity.ask`.
+    :param work: 16 bytes that name fingerprint and round: facts of one work have the same requests at the same places.
+    :param ordinal: row of the source, from 0.
+    :param sample: which of the row's generations, from 0.
+    :param step: position of the request in its conversation, from 0.
+    :param kind: answer or failure.
+    :param body: the answer or the error, as JSON.
+    """
+
+    key: bytes
+    nonce: bytes
+    number: int
+    claim: int
+    ask: bytes
+    work: bytes
+    ordinal: int
+    sample: int
+    step: int
+    kind: Kind
+    body: bytes
+
+
+_HEAD = struct.Struct("<16s8sQI16s16sQIIB")
+_FRAME = struct.Struct("<II")  # length and CRC-32 of what follows
+
+
+def _pack(fact: Fact) -> bytes:
+    head = _HEAD.pack(
+        fact.key,
+        fact.nonce,
+        fact.number,
+        fact.claim,
+        fact.ask,
+        fact.work,
+        fact.ordinal,
+        fact.sample,
+        fact.step,
+        fact.kind,
+    )
+    content = head + fact.body
+    return _FRAME.pack(len(content), zlib.crc32(content)) + content
+
+
+def _unpack(content: bytes) -> Fact:
+    key, nonce, number, claim, ask, work, ordinal, sample, step, kind = _HEAD.unpack_from(content)
+    return Fact(key, nonce, number, claim, ask, work, ordinal, sample, step, Kind(kind), content[_HEAD.size :])
+
+
+class Scratch:
+    """An append-only file of facts. Every append is one `write`: a killed process leaves whole frames and at most one torn one.
+
+    :param path: the file; made if absent.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self.size = os.fstat(self._file).st_size
+
+    def append(self, facts: Iterable[Fact]) -> list[int]:
+        """Write facts, and return where each stands."""
+        offsets, frames, at = [], [], self.size
+        for fact in facts:
+            frame = _pack(fact)
+            offsets.append(at)
+            frames.append(frame)
+            at += len(frame)
+        data = b"".join(frames)
+        written = os.write(self._file, data)
+        if written < len(data):
+            # A short write means a full disk. Cut it off, so that the frames before it stay readable.
+            os.ftruncate(self._file, self.size)
+            raise OSError(f"disk full: could not append {len(data)} bytes to {self.path}")
+        self.size = at
+        return offsets
+
+    def at(self, offset: int) -> Fact:
+        """Return the fact that stands at an offset."""
+        length, _ = _FRAME.unpack(os.pread(self._file, _FRAME.size, offset))
+        return _unpack(os.pread(self._file, length, offset + _FRAME.size))
+
+    def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, Fact]]:
+        """Yield (offset, fact) from `start`, up to the end or the first frame that is torn."""
+        end = os.fstat(self._file).st_size if end is None else end
+        offset = start
+        while offset + _FRAME.size <= end:
+            length, checksum = _FRAME.unpack(os.pread(self._file, _FRAME.size, offset))
+            content = os.pread(self._file, length, offset + _FRAME.size)
+            if len(content) < length or length < _HEAD.size or zlib.crc32(content) != checksum:
+                log.info("%s ends in a torn record at byte %d; the facts before it are used", self.path, offset)
+                return
+            yield offset, _unpack(content)
+            offset += _FRAME.size + length
+
+    def close(self) -> None:
+        """Close the file and keep it."""
+        os.close(self._file)
+
+    def remove(self) -> None:
+        """Close the file and delete it."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(16), nullable=False),
+        pa.field("nonce", pa.binary(8), nullable=False),
+        pa.field("number", pa.uint64(), nullable=False),
+        pa.field("claim", pa.uint32(), nullable=False),
+        pa.field("ask", pa.binary(16), nullable=False),
+        pa.field("work", pa.binary(16), nullable=False),
+        pa.field("ordinal", pa.uint64(), nullable=False),
+        pa.field("sample", pa.uint32(), nullable=False),
+        pa.field("step", pa.uint32(), nullable=False),
+        pa.field("kind", pa.uint8(), nullable=False),
+        pa.field("body", pa.large_binary(), nullable=False),
+    ]
+)
+# The Arrow stream ends by itself, and readers ignore what follows it, so a segment opens in any Arrow tool.
+_TRAILER = b"distil-1"
+_CHECKSUM = 32
+
+
+def encode_segment(facts: list[Fact], covers: list[str] | None = None) -> bytes:
+    """Return a log segment.
+
+    :param covers: for a compaction, names of the segments whose facts it holds.
+    """
+    columns = [pa.array([getattr(fact, field.name) for fact in facts], field.type) for field in SCHEMA]
+    schema = SCHEMA.with_metadata({"covers": "\n".join(covers)} if covers else None)
+    sink = pa.BufferOutputStream()
+    with ipc.new_stream(sink, schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    data = sink.getvalue().to_pybytes()
+    return bytes(data + hashlib.sha256(data).digest() + _TRAILER)
+
+
+def decode_segment(data: bytes) -> tuple[list[Fact], list[str]]:
+    """Return the facts of a segment, and the names of the segments that it covers.
+
+    :raises ValueError: if it is damaged, or of another format.
+    """
+    body, checksum, trailer = (
+        data[: -_CHECKSUM - len(_TRAILER)],
+        data[-_CHECKSUM - len(_TRAILER) : -len(_TRAILER)],
+        data[-len(_TRAILER) :],
+    )
+    if trailer != _TRAILER or hashlib.sha256(body).digest() != checksum:
+        raise ValueError("checksum or format differs")
+    table = ipc.open_stream(body).read_all()
+    if not table.schema.equals(SCHEMA):
+        raise ValueError(f"columns differ: {table.schema.names}")
+    columns = [table.column(name).to_pylist() for name in SCHEMA.names]
+    *_, kinds, _bodies = columns
+    columns[-2] = [Kind(kind) for kind in kinds]
+    covers = (table.schema.metadata or {}).get(b"covers", b"").decode()
+    return [Fact(*values) for values in zip(*columns, strict=True)], covers.split("\n") if covers else []

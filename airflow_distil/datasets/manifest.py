@@ -1,0 +1,188 @@
+"""The two documents of the commit protocol: the claim of an attempt, and the manifest of an edition.
+
+Both are read back from storage that others can write to, so they are validated as untrusted input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, PrivateAttr
+
+from airflow_distil.conversation import digest
+
+__all__ = ["FORMAT", "Claim", "Identity", "Manifest", "Part", "claim_name", "manifest_name"]
+
+FORMAT: Literal["airflow-distil/1"] = "airflow-distil/1"
+"""Format of claims, manifests and summaries. It rises when an older version could misread a newer document."""
+
+CLAIMS = "_distil/claims/"
+MANIFESTS = "_distil/manifests/"
+LOG = "_distil/log/"
+
+
+def claim_name(number: int) -> str:
+    """Return the name of a claim under its destination."""
+    return f"{CLAIMS}{number:06d}.json"
+
+
+def manifest_name(edition: int) -> str:
+    """Return the name of an edition's manifest under its destination."""
+    return f"{MANIFESTS}{edition:06d}.json"
+
+
+class _Document(BaseModel):
+    # A newer minor version may add fields; an older reader ignores them.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal["airflow-distil/1"] = FORMAT
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+
+class Identity(BaseModel):
+    """Whose work it is: one task instance, whatever its try number. Outside Airflow all fields but `task_id` are empty."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dag_id: str = ""
+    task_id: str = ""
+    run_id: str = ""
+    map_index: int = -1
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """What a destination belongs to: (dag, task)."""
+        return self.dag_id, self.task_id
+
+    @property
+    def key(self) -> str:
+        """Hash that names this work."""
+        return digest(*(str(part).encode() for part in (self.dag_id, self.task_id, self.run_id, self.map_index))).hex()
+
+    def ask(self, max_tries: int, started: str) -> str:
+        """Name one "please do it": a retry has the same one; a clear, or the run made anew, has another.
+
+        :param max_tries: `ti.max_tries`; a clear inside a run raises it.
+        :param started: `dag_run.start_date`; a clear of a finished run, or its recreation, changes it.
+        """
+        return digest(self.key.encode(), str(max_tries).encode(), started.encode()).hex()
+
+
+class Claim(_Document):
+    """An attempt's announcement. The highest claim is the one that may spend money."""
+
+    number: PositiveInt
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    identity: Identity
+    ask: str
+    round: PositiveInt
+    edition: PositiveInt
+    fingerprint: str
+    try_number: int = 0
+    host: str = ""
+    created_at: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of this attempt's own folders, under `data/` and `_distil/log/`."""
+        return f"{self.number:06d}-{self.nonce}"
+
+
+def _inside(path: str) -> str:
+    if path.startswith("/") or "\\" in path or any(segment in {"", ".", ".."} for segment in path.split("/")):
+        raise ValueError(f"part {path!r} is not a plain path below the destination")
+    return path
+
+
+class Part(BaseModel):
+    """One Parquet file of an edition."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Annotated[str, AfterValidator(_inside)]
+    rows: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(_Document):
+    """One published edition: exactly these parts, and how they came to be."""
+
+    edition: PositiveInt
+    claim: PositiveInt
+    nonce: str
+    identity: Identity
+    ask: str
+    round: PositiveInt
+    fingerprint: str
+    fencing: Literal["put-if-absent", "none"] = "put-if-absent"
+    created_at: str = ""
+    parts: list[Part] = []
+    # Of a dataset that is a list of others, recorded without copying: the summaries, in order.
+    members: list[dict[str, Any]] = []
+    columns: dict[str, str] = {}
+    rows: NonNegativeInt = 0
+    ok: NonNegativeInt = 0
+    unparsed: NonNegativeInt = 0
+    failed: NonNegativeInt = 0
+    skipped: NonNegativeInt = 0
+    input_tokens: NonNegativeInt | None = None
+    output_tokens: NonNegativeInt | None = None
+    cost_usd: float | None = None
+    model: str | None = None
+    numbers: dict[str, dict[str, float]] = {}
+    reasons: dict[str, int] = {}
+    task: dict[str, Any] = {}
+    source: dict[str, Any] = {}
+    limits: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
+
+    _sha256: str | None = PrivateAttr(default=None)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Manifest:
+        """Read a stored manifest.
+
+        :raises pydantic.ValidationError: if it is not one.
+        """
+        manifest = cls.model_validate_json(data)
+        # Of the bytes as stored: another version may have written fields that this one does not know.
+        manifest._sha256 = hashlib.sha256(data).hexdigest()  # noqa: SLF001 - our own, in a second constructor
+        return manifest
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the stored document."""
+        return self._sha256 or hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """The folder below the destination that holds all parts, or the empty string for a list of other datasets."""
+        return self.parts[0].path.rpartition("/")[0] if self.parts else ""
+
+    def summary(self, destination: str) -> dict[str, Any]:
+        """Return what the task passes on by XCom: where the edition is and what is in it, never rows."""
+        base = destination.rstrip("/")
+        return {
+            "format": FORMAT,
+            "uri": base,
+            "manifest": f"{base}/{manifest_name(self.edition)}",
+            "sha256": self.sha256,
+            "data_uri": f"{base}/{self.folder}" if self.folder else None,
+            "edition": self.edition,
+            "rows": self.rows,
+            "ok": self.ok,
+            "unparsed": self.unparsed,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost_usd": self.cost_usd,
+            "model": self.model,
+            "columns": self.columns,
+            "numbers": self.numbers,
+            "page": None,
+        }

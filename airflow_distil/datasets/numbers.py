@@ -1,0 +1,35 @@
+"""Mean, least and greatest value of numeric columns, for people who want to know at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["Numbers"]
+
+
+class Numbers:
+    """Adds up numeric columns, batch by batch."""
+
+    def __init__(self) -> None:
+        self.summary: dict[str, dict[str, float]] = {}
+
+    def add(self, batch: pa.RecordBatch, names: Iterable[str] | None = None) -> None:
+        """Count a batch.
+
+        :param names: columns to look at; by default all.
+        """
+        for name in batch.schema.names if names is None else names:
+            column = batch.column(name)
+            if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+                continue
+            column = pc.drop_null(column)
+            if not len(column):
+                continue
+            least, most, total = pc.min(column).as_py(), pc.max(column).as_py(), pc.sum(column).as_py()
+            known = self.summary.setdefault(name, {"min": least, "max": most, "mean": 0.0, "count": 0})
+            count = known["count"] + len(column)
+            known["mean"] += (total - known["mean"] * len(column)) / count
+            known.update(min=min(known["min"], least), max=max(known["max"], most), count=count)

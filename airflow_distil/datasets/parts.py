@@ -1,0 +1,94 @@
+"""The Parquet files of one attempt: written locally, then put into its own folder of the destination."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_distil.datasets.manifest import Part
+from airflow_distil.datasets.stores import Store, create
+from airflow_distil.exceptions import DestinationError
+
+__all__ = ["PartWriter"]
+
+# A part this large reads well in parallel, and its upload can be repeated without much loss.
+PART_BYTES = 256 * 1024 * 1024
+# Row groups are the unit that readers hold in memory.
+GROUP_ROWS = 64 * 1024
+GROUP_BYTES = 32 * 1024 * 1024
+
+
+class PartWriter:
+    """Writes record batches, in order, as Parquet parts.
+
+    :param store: the destination.
+    :param folder: this attempt's folder under it, e.g. `data/000001-0123456789abcdef`.
+    :param local: folder for the part that is being written.
+    :param schema: schema of all batches.
+    :param before_upload: called before each part is put.
+    """
+
+    def __init__(
+        self, store: Store, folder: str, local: Path, schema: pa.Schema, before_upload: Callable[[], None] = lambda: None
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._local = local
+        self._schema = schema
+        self._before_upload = before_upload
+        self._parts: list[Part] = []
+        self._waiting: list[pa.RecordBatch] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append a batch.
+
+        :raises OSError: if the disk is full.
+        """
+        self._waiting.append(batch)
+        rows = sum(waiting.num_rows for waiting in self._waiting)
+        if rows >= GROUP_ROWS or sum(waiting.nbytes for waiting in self._waiting) >= GROUP_BYTES:
+            self._end_group()
+            if self._path.stat().st_size >= PART_BYTES:
+                self._end_part()
+
+    def finish(self) -> list[Part]:
+        """Put what is left, and return all parts. There is at least one, for its schema."""
+        if self._waiting or self._rows or not self._parts:
+            self._end_group()
+            self._end_part()
+        return self._parts
+
+    @property
+    def _path(self) -> Path:
+        return self._local / f"part-{len(self._parts):05d}.parquet"
+
+    def _end_group(self) -> None:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+        table = pa.Table.from_batches(self._waiting, self._schema)
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._rows += table.num_rows
+        self._waiting = []
+
+    def _end_part(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        path = self._path
+        with path.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        part = Part(path=f"{self._folder}/{path.name}", rows=self._rows, bytes=path.stat().st_size, sha256=checksum)
+        self._before_upload()
+        if not create(self._store, part.path, path):
+            raise DestinationError(
+                f"{self._store}/{part.path} exists already with other content. The next attempt uses a new folder."
+            )
+        path.unlink()
+        self._parts.append(part)
+        self._rows = 0

@@ -1,0 +1,304 @@
+"""JSON: one object a line, an array of objects, or a single one; and Python rows, which follow the same rules."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias
+
+import pyarrow as pa
+
+from airflow_distil.datasets.readers.base import BATCH_BYTES, BATCH_ROWS, Contents, Opener
+from airflow_distil.datasets.readers.text import decompressed
+from airflow_distil.exceptions import SourceError
+
+__all__ = ["Framing", "JSONReader", "Located", "array_of_objects", "infer", "lines", "rows_to_batch", "without_surrogates"]
+
+# Read from an array at a time; an object longer than this is completed by reading more.
+CHUNK = 2**18
+
+
+class Located(NamedTuple):
+    """A row and where it stands.
+
+    :param place: for errors: "line 3" or "row 2".
+    :param size: bytes of its text.
+    """
+
+    place: str
+    size: int
+    value: dict[str, Any]
+
+
+Framing: TypeAlias = Callable[[Opener, str], Iterator[Located]]
+
+
+@dataclass(frozen=True)
+class JSONReader:
+    """Types are unified over all rows: an integer widens to a float, null to anything, objects to the union of their keys.
+
+    Two things JSON can say and Parquet cannot: an object without keys, in a column where none has any, reads as null; half
+    of a surrogate pair reads as U+FFFD.
+
+    :param framing: `lines` or `array_of_objects`.
+    """
+
+    framing: Framing
+    rows: int = BATCH_ROWS
+    bytes: int = BATCH_BYTES
+
+    def scan(self, file: Opener, name: str, limit: int | None = None) -> Contents:
+        """Read the file once; twice if a column starts as integers and a float comes later."""
+        count, schema, widened = 0, pa.schema([]), False
+        for rows in self._groups(islice(self.framing(file, name), limit)):
+            before, schema = schema, infer(rows, schema, name)
+            widened = widened or any(
+                before.field(known).type not in {pa.null(), schema.field(known).type} for known in before.names
+            )
+            count += len(rows)
+        schema = pa.schema([field.with_type(_storable(field.type)) for field in schema])
+        if widened:
+            # Integers above 2^53 have no exact float: found now, and not when half of the rows are paid for.
+            for rows in self._groups(islice(self.framing(file, name), limit)):
+                rows_to_batch(rows, schema, name)
+        return Contents(count, schema)
+
+    def batches(self, file: Opener, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Parse and convert as it goes."""
+        for rows in self._groups(self.framing(file, name)):
+            yield rows_to_batch(rows, schema, name)
+
+    def _groups(self, rows: Iterable[Located]) -> Iterator[list[Located]]:
+        group: list[Located] = []
+        size = 0
+        for row in rows:
+            group.append(row)
+            size += row.size
+            if len(group) >= self.rows or size >= self.bytes:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
+
+
+def lines(file: Opener, name: str) -> Iterator[Located]:
+    """Yield one row a line; empty lines are none."""
+    for number, line in enumerate(decompressed(file()), 1):
+        place = f"line {number}"
+        try:
+            # Only "\n" ends a line: U+2028 and the like are text in JSON.
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if not text.strip():
+                continue
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _broken(name, place, error) from error
+        yield _row(value, text, place, name)
+
+
+def array_of_objects(file: Opener, name: str) -> Iterator[Located]:
+    """Yield the objects of an array, or objects that follow one another (a single one, or JSON Lines)."""
+    text = _Text(file, name)
+    in_array = text.skip("[")
+    number = 0
+    while not (text.skip("]") if in_array else text.at_end()):
+        if number and in_array:
+            text.expect(",")
+        number += 1
+        yield text.value(f"row {number}")
+    if in_array and not text.at_end():
+        raise SourceError(f"{name}, line {text.line}: there is more after the array's end.")
+
+
+class _Text:
+    """A window on a JSON text, that grows to hold the value it stands at."""
+
+    decoder = json.JSONDecoder()
+    space = re.compile(r"[ \t\r\n]*")
+
+    def __init__(self, file: Opener, name: str) -> None:
+        self.name = name
+        self.line = 1
+        self._file = decompressed(file())
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._text = ""
+        self._at = 0
+        self._ended = False
+
+    def value(self, row: str) -> Located:
+        """Take one object."""
+        self._skip_space()
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self._text, self._at)
+                break
+            except (ValueError, RecursionError) as error:
+                if self._ended or not self._cut_off(error):
+                    raise _broken(self.name, self._place(error, row), error) from error
+                # Doubling, so that a long object is parsed a few times and not once a chunk.
+                self._grow(max(CHUNK, len(self._text) - self._at))
+        located = _row(value, self._text[self._at : end], f"{row}, line {self.line}", self.name)
+        self._take(end)
+        return located
+
+    def skip(self, mark: str) -> bool:
+        """Take the mark if it comes next."""
+        self._skip_space()
+        found = self._text.startswith(mark, self._at)
+        if found:
+            self._take(self._at + len(mark))
+        return found
+
+    def expect(self, mark: str) -> None:
+        """Take the mark, which must come next."""
+        if not self.skip(mark):
+            where = "the end of the file" if self.at_end() else repr(self._text[self._at : self._at + 20])
+            raise SourceError(f"{self.name}, line {self.line}: expected {mark!r} or ']' before {where}.")
+
+    def at_end(self) -> bool:
+        """Tell whether nothing but space is left."""
+        self._skip_space()
+        return self._at == len(self._text)
+
+    def _skip_space(self) -> None:
+        while True:
+            found = self.space.match(self._text, self._at)
+            self._take(found.end() if found else self._at)
+            if self._at < len(self._text) or self._ended:
+                return
+            self._grow(CHUNK)
+
+    def _take(self, end: int) -> None:
+        self.line += self._text.count("\n", self._at, end)
+        self._at = end
+
+    def _grow(self, size: int) -> None:
+        data = self._file.read(size)
+        self._ended = not data
+        try:
+            self._text = self._text[self._at :] + self._decode(data, self._ended)
+        except UnicodeDecodeError as error:
+            raise _broken(self.name, f"after line {self.line}", error) from error
+        self._at = 0
+
+    def _cut_off(self, error: Exception) -> bool:
+        """Tell an object that goes on in the next chunk from a broken one, which would pull in the whole file."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        # The parser stops at the end of the window, at the start of a string that has no end, or a little before: at the
+        # longest token it takes in one piece ("-Infinity", an escaped surrogate pair).
+        return error.msg.startswith("Unterminated string") or len(self._text) - error.pos < 16
+
+    def _place(self, error: Exception, row: str) -> str:
+        stop = error.pos if isinstance(error, json.JSONDecodeError) else self._at
+        return f"{row}, line {self.line + self._text.count(chr(10), self._at, stop)}"
+
+
+def infer(rows: Sequence[Located], known: pa.Schema, name: str) -> pa.Schema:
+    """Return the schema that also holds these rows.
+
+    :param known: schema of the rows before.
+    :raises SourceError: if a column would need two types, naming it, them and the place.
+    """
+    try:
+        return _unified(known, _schema([row.value for row in rows]))
+    except (pa.ArrowException, OverflowError, TypeError):
+        for row in rows:
+            known = _with_row(row, known, name)
+        return known
+
+
+def rows_to_batch(rows: Sequence[Located], schema: pa.Schema, name: str) -> pa.RecordBatch:
+    """Return the rows as a batch of exactly this schema; keys that it does not have are left out."""
+    arrays = [_array(rows, field, name) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _array(rows: Sequence[Located], field: pa.Field, name: str) -> pa.Array:
+    values = [row.value.get(field.name) for row in rows]
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowException, OverflowError, TypeError):
+        values = [_without_empty(value, field.type) for value in values]
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowException, OverflowError, TypeError):
+        for row, value in zip(rows, values, strict=True):
+            try:
+                pa.array([value], field.type)
+            except (pa.ArrowException, OverflowError, TypeError) as error:
+                raise SourceError(f"{name}, {row.place}: column {field.name!r} is {field.type} elsewhere: {error}.") from error
+        raise
+
+
+def _schema(rows: list[dict[str, Any]]) -> pa.Schema:
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return pa.schema([(column, pa.array([row.get(column) for row in rows]).type) for column in columns])
+
+
+def _with_row(row: Located, known: pa.Schema, name: str) -> pa.Schema:
+    for column, value in row.value.items():
+        where = f"{name}, {row.place}: column {column!r}"
+        try:
+            new = pa.schema([(column, pa.array([value]).type)])
+        except (pa.ArrowException, OverflowError, TypeError) as error:
+            raise SourceError(f"{where} cannot be a column value: {error}. Make it text in the source.") from error
+        try:
+            known = _unified(known, new)
+        except pa.ArrowException as error:
+            raise SourceError(
+                f"{where} is {new.field(column).type}, and {known.field(column).type} in rows before. "
+                "A column has one type: make it text in the source, or leave it out."
+            ) from error
+    return known
+
+
+def _unified(known: pa.Schema, new: pa.Schema) -> pa.Schema:
+    return pa.unify_schemas([known, new], promote_options="permissive")
+
+
+def _row(value: Any, text: str, place: str, name: str) -> Located:
+    if not isinstance(value, dict):
+        raise SourceError(f"{name}, {place}: a row is an object {{…}}, this is {text.strip()[:40]!r}.")
+    if HALF_PAIR.search(text):
+        value = without_surrogates(value)
+    return Located(place, len(text), value)
+
+
+# An escaped surrogate. Most are halves of a good pair; the value is looked at again to tell.
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def without_surrogates(value: Any) -> Any:
+    """Return the value with U+FFFD for each half of a surrogate pair: UTF-8, and so Arrow, has no form for it."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
+    return [without_surrogates(item) for item in value] if isinstance(value, list) else value
+
+
+def _storable(type: pa.DataType) -> pa.DataType:
+    """Return the type with null for objects without keys: Parquet cannot write those."""
+    if pa.types.is_struct(type):
+        return pa.struct([field.with_type(_storable(field.type)) for field in type]) if type.num_fields else pa.null()
+    return pa.list_(_storable(type.value_type)) if pa.types.is_list(type) else type
+
+
+def _without_empty(value: Any, type: pa.DataType) -> Any:
+    if pa.types.is_null(type):
+        return None if value == {} else value
+    if isinstance(value, dict) and pa.types.is_struct(type):
+        return {field.name: _without_empty(value.get(field.name), field.type) for field in type}
+    if isinstance(value, list) and pa.types.is_list(type):
+        return [_without_empty(item, type.value_type) for item in value]
+    return value
+
+
+def _broken(name: str, place: str, error: Exception) -> SourceError:
+    reason = f"{error.msg}, at character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return SourceError(f"{name}, {place}: not JSON in UTF-8: {reason}.")

@@ -1,0 +1,105 @@
+"""Where a dataset is: `scheme://conn_id@bucket/key`, as Airflow users know it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from airflow_distil.exceptions import TaskDefinitionError
+
+__all__ = ["SCHEMES", "URI"]
+
+SCHEMES = {"file": "file", "gs": "gs", "gcs": "gs", "memory": "memory"}
+"""Known schemes, and the one name that each goes by."""
+
+_PARTS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<conn_id>[^@/]*)@)?(?P<bucket>[^/]*)(?P<key>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class URI:
+    """The address of a file or a folder.
+
+    Keys are literal: nothing is percent-decoded or encoded, so `file:///a b/c` is the folder "a b", and `%2F` is three
+    characters. Doubled and closing slashes are dropped, because they come from joining strings.
+
+    :param scheme: `file`, `gs` or `memory`.
+    :param conn_id: Airflow connection that holds the credentials; None for the default ones.
+    :param bucket: bucket; empty for `file`.
+    :param key: path in the bucket (for `file`: below `/`), without a slash at either end; empty for the root.
+    """
+
+    scheme: str
+    conn_id: str | None
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, text: str) -> URI:
+        """Read a URI, or an absolute path, which means `file://`.
+
+        :raises TaskDefinitionError: if the text is neither; it is not repeated where it could hold a password.
+        """
+        if not text.strip():
+            raise TaskDefinitionError("a URI is empty. Was it a template over a value that is not set?")
+        if text.startswith(("[", "{")):
+            raise TaskDefinitionError(
+                f"{_short(text)} looks like a list or dict rendered to text, not like a URI. Pass the upstream's output itself "
+                "(source=upstream.output), or set render_template_as_native_obj=True on the DAG."
+            )
+        if text.startswith("/"):
+            text = f"file://{text}"
+        parts = _PARTS.fullmatch(text)
+        if parts is None:
+            raise TaskDefinitionError(
+                f"{_short(text)} is a relative path. A worker has no folder to start from: give an absolute path "
+                "or a URI such as gs://bucket/folder."
+            )
+        scheme, conn_id, bucket = parts["scheme"].lower(), parts["conn_id"], parts["bucket"]
+        if ":" in f"{conn_id or ''}{bucket}":
+            raise TaskDefinitionError(
+                f"a {scheme}:// URI carries credentials (user:password@…). URIs end up in logs and XComs: keep the secret in "
+                f"an Airflow connection and write {scheme}://conn_id@bucket/key."
+            )
+        if scheme not in SCHEMES:
+            known = ", ".join(f"{name}://" for name in SCHEMES)
+            raise TaskDefinitionError(f"unknown scheme {scheme}://. Known are {known} and absolute paths.")
+        uri = cls(SCHEMES[scheme], conn_id or None, bucket, _clean(parts["key"]))
+        if uri.scheme == "file" and bucket:
+            raise TaskDefinitionError(f"{_short(text)} names a host. A local file has three slashes: file:///{bucket}/…")
+        if uri.scheme != "file" and not bucket:
+            raise TaskDefinitionError(f"{_short(text)} names no bucket. Write {scheme}://bucket/key.")
+        return uri
+
+    def __str__(self) -> str:
+        authority = f"{self.conn_id}@{self.bucket}" if self.conn_id else self.bucket
+        return f"{self.scheme}://{authority}/{self.key}" if self.key or not authority else f"{self.scheme}://{authority}"
+
+    def join(self, name: str) -> URI:
+        """Return the URI of a relative name below this one."""
+        return replace(self, key="/".join(filter(None, (self.key, _clean(name)))))
+
+    def __truediv__(self, name: str) -> URI:
+        return self.join(name)
+
+    @property
+    def parent(self) -> URI:
+        """The folder that this is in; the root is its own parent."""
+        return replace(self, key=self.key.rpartition("/")[0])
+
+    @property
+    def name(self) -> str:
+        """The last segment of the key."""
+        return self.key.rpartition("/")[2]
+
+
+def _clean(key: str) -> str:
+    segments = [segment for segment in key.split("/") if segment not in {"", "."}]
+    if ".." in segments:
+        raise TaskDefinitionError(
+            f"{_short(key)} has a '..' segment. Write the path that is meant, so that it cannot leave its folder."
+        )
+    return "/".join(segments)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:100]}…")

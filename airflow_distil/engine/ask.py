@@ -1,0 +1,381 @@
+"""The ask pass: stream the rows, replay what is known, ask the rest in a sliding window.
+
+Rows finish in any order, and a finished row leaves memory: its facts are on disk, and the write pass tells it again from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_distil.conversation import LLM, Answer, Row
+from airflow_distil.datasets.commit import Commit
+from airflow_distil.datasets.log import Kind
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
+from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
+from airflow_distil.engine.progress import Progress
+from airflow_distil.engine.rows import Twins, dialogues, fates, is_skipped
+from airflow_distil.engine.stop import Stop
+from airflow_distil.exceptions import (
+    BadRow,
+    DestinationError,
+    Fatal,
+    RateLimited,
+    Superseded,
+    TaskDefinitionError,
+    TooManyFailures,
+    Transient,
+)
+
+__all__ = ["PROMPTS_KEPT", "AskPass"]
+
+log = logging.getLogger(__name__)
+
+# A killed attempt loses no more than this much of what other hosts can see of it.
+UPLOAD_EVERY = 5.0
+# Uploads that fail for a minute in a row mean that the store is down, not that it hiccuped.
+UPLOAD_FAILURES = 12
+# A process that was paused may have been given up meanwhile. Seconds of wall clock, which also passes while a machine sleeps.
+CLOCK_JUMP = 10.0
+# Airflow kills five seconds after SIGTERM; answers on their way get the first two of them.
+GRACE = 2.0
+# Of the first rows the prompts are rendered twice and kept in the log, to see (and show) a prompt that changes by itself.
+PROMPTS_KEPT = 64
+# A row that waits for a retry keeps its place in the window but not in flight, so the window must be wider than the limit.
+WINDOW_PER_LIMIT = 2
+WINDOW_LEAST = 32
+# Rows replayed between two looks at the event loop: often enough for timers and signals, seldom enough to cost nothing.
+REPLAYS_PER_TURN = 64
+
+
+class _Halted(Exception):
+    """Nothing may be sent any more."""
+
+
+@dataclass(slots=True)
+class _Row:
+    ordinal: int
+    dialogues: list[Dialogue]
+    outcomes: list[Outcome | None]
+    asked: bool = False
+
+
+@dataclass(slots=True)
+class AskPass:
+    """One ask pass; `run` it once, inside an event loop.
+
+    :param batches: the source, from its first row.
+    """
+
+    speech: Speech
+    llm: LLM
+    batches: Iterator[pa.RecordBatch]
+    facts: Facts
+    twins: Twins
+    commit: Commit
+    progress: Progress
+    stop: Stop
+    _open: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+    _failure: BaseException | None = field(init=False, default=None)
+    _halted: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _moved: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _full: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _looking: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _tick: float = field(init=False, default_factory=time.time)
+    _honours_n: bool = field(init=False, default=True)
+
+    async def run(self) -> None:
+        """Ask everything that is not known yet. Every fact is in the scratch file when this returns or raises."""
+        loop = asyncio.get_running_loop()
+        self.stop.listen(lambda: loop.call_soon_threadsafe(self._halt, self.stop.error))
+        upkeep = [asyncio.create_task(self._upload_regularly()), asyncio.create_task(self._watch_clock())]
+        try:
+            try:
+                await self._feed()
+            except Exception as error:  # noqa: BLE001 - raised below, after what is on its way has arrived
+                self._halt(error)
+            await self._drain()
+        finally:
+            self.stop.listen(None)
+            for task in (*upkeep, *self._open):
+                task.cancel()
+            await asyncio.gather(*upkeep, *self._open, return_exceptions=True)  # cancelled
+            await self.llm.aclose()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _feed(self) -> None:
+        ordinal = 0
+        replayed = 0
+        # One batch ahead, read in a thread: the store's latency is not the window's.
+        ahead = asyncio.create_task(self._next_batch())
+        while rows := await ahead:
+            ahead = asyncio.create_task(self._next_batch())
+            for row in rows:
+                if self._halted.is_set():
+                    await ahead
+                    return
+                state = self._begin(ordinal, row)
+                ordinal += 1
+                if state is None:
+                    replayed += 1
+                    if replayed % REPLAYS_PER_TURN == 0:
+                        await asyncio.sleep(0)
+                    continue
+                await self._room()
+                task = asyncio.create_task(self._converse(state))
+                self._open.add(task)
+                task.add_done_callback(self._row_ended)
+
+    async def _next_batch(self) -> list[Row]:
+        def read() -> list[Row]:
+            # A batch without rows is not the end.
+            for batch in self.batches:
+                if batch.num_rows:
+                    rows: list[Row] = batch.to_pylist()
+                    return rows
+            return []
+
+        return await asyncio.to_thread(read)
+
+    def _begin(self, ordinal: int, row: Row) -> _Row | None:
+        """Start a row's dialogues; return it if something has to be asked, None if it is finished."""
+        task = self.speech.task
+        if is_skipped(row):
+            for _ in range(1 if task.group_generations else task.num_generations):
+                self.progress.tally.add(ordinal, "skipped")
+                self.progress.replayed += 1
+            return None
+        state = _Row(ordinal, dialogues(self.speech, row, ordinal, self.twins), [None] * task.num_generations)
+        for dialogue in state.dialogues:
+            self._check_logged(dialogue)
+        if self._advance(state):
+            return state
+        self._finish(state)
+        return None
+
+    def _advance(self, state: _Row) -> list[tuple[Dialogue, list[Turn]]]:
+        wanting = []
+        for sample, dialogue in enumerate(state.dialogues):
+            if state.outcomes[sample] is None:
+                match dialogue.advance(self.facts.find):
+                    case Outcome() as outcome:
+                        state.outcomes[sample] = outcome
+                    case turns:
+                        wanting.append((dialogue, turns))
+        return wanting
+
+    def _finish(self, state: _Row) -> None:
+        outcomes = [outcome for outcome in state.outcomes if outcome is not None]
+        for fate in fates(self.speech, outcomes):
+            self.progress.replayed += not state.asked
+            try:
+                self.progress.tally.add(state.ordinal, fate.status, fate.error, transient=fate.transient)
+            except TooManyFailures as error:
+                self._halt(error)
+
+    async def _converse(self, state: _Row) -> None:
+        state.asked = True
+        try:
+            # Samples that begin with the same request share one call; from then on each goes its own way.
+            wanting = self._advance(state)
+            alike = groupby(sorted(wanting, key=_opening), key=_opening)
+            await _all(self._open_together(list(group)) for _, group in alike)
+            if state.ordinal < PROMPTS_KEPT:
+                self._check_rendering(state)
+            await _all(self._talk(dialogue) for dialogue, _ in wanting)
+            if self._advance(state):
+                raise _Halted
+        except _Halted:
+            return
+        self._finish(state)
+
+    async def _open_together(self, group: list[tuple[Dialogue, list[Turn]]]) -> None:
+        if len(group) > 1 and all(len(turns) == 1 for _, turns in group) and self._honours_n:
+            await self._ask([(dialogue, turns[0]) for dialogue, turns in group])
+        else:
+            await _all(self._ask([(dialogue, turn)]) for dialogue, turns in group for turn in turns)
+
+    async def _talk(self, dialogue: Dialogue) -> None:
+        while isinstance(turns := dialogue.advance(self.facts.find), list):
+            await _all(self._ask([(dialogue, turn)]) for turn in turns)
+
+    async def _ask(self, askers: list[tuple[Dialogue, Turn]]) -> None:
+        """Ask one request on behalf of all askers, and write down what became of it."""
+        request = askers[0][1].request
+        began = time.monotonic()
+        try:
+            answers, tried = await self.progress.asker.ask(request, len(askers), self._permit)
+        except BadRow as error:
+            self._write_down(askers, Kind.BAD_ROW, {"error": f"{error}", "latency": time.monotonic() - began})
+        except (Transient, RateLimited) as error:
+            self._write_down(askers, Kind.TRANSIENT, {"error": f"{error}", "latency": time.monotonic() - began})
+        except Fatal as error:
+            self._halt(error)
+            raise _Halted from error
+        else:
+            bodies = [self._body(answer, tried) for answer in answers[: len(askers)]]
+            served, unserved = askers[: len(bodies)], askers[len(bodies) :]
+            self._write_down(served, Kind.ANSWER, *bodies)
+            if unserved:
+                self._honours_n = False
+                await _all(self._ask([asker]) for asker in unserved)
+
+    def _body(self, answer: Answer, tried: int) -> dict[str, Any]:
+        tokens_in, tokens_out = answer.usage.input_tokens, answer.usage.output_tokens
+        self.progress.input_tokens += tokens_in or 0
+        self.progress.output_tokens += tokens_out or 0
+        body = {
+            "text": answer.text,
+            "vector": None if answer.vector is None else list(answer.vector),
+            "scores": None if answer.scores is None else list(answer.scores),
+            "finish_reason": answer.finish_reason,
+            "model": answer.model,
+            "usage": [tokens_in, tokens_out],
+            "cost": _cost(self.llm, tokens_in, tokens_out),
+            "latency": answer.latency,
+            "attempts": tried,
+        }
+        return {name: value for name, value in body.items() if value is not None}
+
+    def _write_down(self, askers: list[tuple[Dialogue, Turn]], kind: Kind, *bodies: dict[str, Any]) -> None:
+        facts = []
+        for position, (dialogue, turn) in enumerate(askers):
+            body = bodies[min(position, len(bodies) - 1)]
+            if dialogue.ordinal < PROMPTS_KEPT and turn.step == 0:
+                body = {**body, "prompt": turn.prompt}
+            facts.append(self.facts.fact(turn, ordinal=dialogue.ordinal, sample=dialogue.sample, kind=kind, body=body))
+        self.facts.add(facts)
+        if self.facts.pending >= SEGMENT_BYTES:
+            self._full.set()
+
+    def _check_logged(self, dialogue: Dialogue) -> None:
+        if not self.facts.knows_firsts or dialogue.first is None:
+            return
+        logged = self.facts.first(dialogue.ordinal, dialogue.sample)
+        if logged is None or logged == dialogue.first.key:
+            return
+        fact = self.facts.find(logged, own=False)
+        before = read_body(fact).get("prompt") if fact else None
+        self._drift(dialogue, before or f"(kept only for the first {PROMPTS_KEPT} rows)")
+
+    def _check_rendering(self, state: _Row) -> None:
+        for dialogue in state.dialogues:
+            again = dialogue.again()
+            if dialogue.first and again.first and again.first.content != dialogue.first.content:
+                self._drift(dialogue, again.first.prompt)
+
+    def _drift(self, dialogue: Dialogue, other: str) -> None:
+        now = dialogue.first.prompt if dialogue.first else ""
+        raise TaskDefinitionError(
+            f"Task {self.speech.task.name!r} does not make the same prompt twice: row {dialogue.ordinal}, sample "
+            f"{dialogue.sample}, of the same source and the same code.\n  one:     {now}\n  another: {other}\n"
+            "A retry could not recognise its answers and would pay again, so nothing more is asked. Make format_input depend "
+            "on the row only (no clock, no set order, no unseeded random numbers; `converse` is given seeded ones)."
+        )
+
+    async def _permit(self) -> None:
+        """Let a request leave only while this attempt is the newest and not told to stop."""
+        await self._still_mine()
+        if self._halted.is_set():
+            raise _Halted
+
+    async def _still_mine(self) -> None:
+        if abs(time.time() - self._tick) <= CLOCK_JUMP:
+            return
+        async with self._looking:
+            if abs(time.time() - self._tick) > CLOCK_JUMP:
+                log.warning("The clock jumped by over %d s; looking for a newer attempt before going on", CLOCK_JUMP)
+                try:
+                    await asyncio.to_thread(self.commit.look)
+                except (Superseded, OSError, DestinationError) as error:
+                    self._halt(error)
+                self._tick = time.time()
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            await self._still_mine()
+            self._tick = time.time()
+
+    async def _upload_regularly(self) -> None:
+        failures = 0
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._full.wait(), UPLOAD_EVERY)
+            self._full.clear()
+            if not self.facts.pending:
+                continue
+            try:
+                await asyncio.to_thread(self._upload)
+                failures = 0
+            except Superseded as error:
+                self._halt(error)
+                return
+            except OSError as error:
+                failures += 1
+                log.warning("Could not upload the log (%d. time in a row), trying again: %s", failures, error)
+                if failures >= UPLOAD_FAILURES:
+                    self._halt(DestinationError(f"The log cannot be uploaded: {error}. Its facts are kept on this host."))
+                    return
+
+    def _upload(self) -> None:
+        self.commit.look()
+        self.facts.flush()
+
+    async def _room(self) -> None:
+        while (
+            len(self._open) >= max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit)
+            and not self._halted.is_set()
+        ):
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _row_ended(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        self._moved.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._halt(error)
+
+    def _halt(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._halted.set()
+        self._moved.set()
+
+    async def _drain(self) -> None:
+        """Wait for the open rows; once halted, only for what is on its way, and not for long."""
+        halted = asyncio.create_task(self._halted.wait())
+        try:
+            while self._open and not self._halted.is_set():
+                await asyncio.wait({halted, *self._open}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            halted.cancel()
+        if self._open:
+            await asyncio.wait(self._open, timeout=GRACE)
+
+
+async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run coroutines together to the end of each, then raise the first error: none is left behind to write after the end."""
+    for result in await asyncio.gather(*coroutines, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _opening(wanting: tuple[Dialogue, list[Turn]]) -> bytes:
+    return wanting[1][0].content
+
+
+def _cost(llm: LLM, tokens_in: int | None, tokens_out: int | None) -> float | None:
+    """Return dollars; None if a price or a count is unknown."""
+    if llm.input_price is None or llm.output_price is None or tokens_in is None or tokens_out is None:
+        return None
+    return (tokens_in * llm.input_price + tokens_out * llm.output_price) / 1e6

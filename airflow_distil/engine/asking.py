@@ -1,0 +1,92 @@
+"""Send one request until it is answered: the only place that waits and retries, for every backend."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from airflow_distil.conversation import LLM, Answer, Request
+from airflow_distil.engine.limits import Limiter
+from airflow_distil.exceptions import RateLimited, Transient
+
+__all__ = ["Asker"]
+
+log = logging.getLogger(__name__)
+
+# With the waits below, a server that restarts within a minute costs nobody a row.
+TRIES = 7
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+# A provider's own minute window passes many times in this; an endpoint that still refuses has no room for us tonight.
+PATIENCE = 900.0
+# An endpoint that says "come back in an hour" would hold the worker's slot for nothing; the next attempt comes back instead.
+LONGEST_TOLD = 300.0
+
+
+@dataclass(slots=True)
+class Asker:
+    """Asks, waits and retries. The place in flight is given back while it waits."""
+
+    llm: LLM
+    limiter: Limiter
+    calls: int = field(init=False, default=0)
+    retries: int = field(init=False, default=0)
+
+    async def ask(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> tuple[list[Answer], int]:
+        """Return at most `n` answers, at least one, and how many times it was tried.
+
+        :param permit: awaited before each request is sent; raises if nothing may be sent any more.
+        :raises BadRow: if the endpoint refuses this request for good.
+        :raises Transient: if all tries failed in passing ways, `RateLimited` if only patience ran out.
+        :raises Fatal: if no request can succeed.
+        """
+        began = time.monotonic()
+        tried = 0
+        while True:
+            lease = await self.limiter.acquire()
+            try:
+                await permit()
+                tried += 1
+                self.calls += 1
+                answers = await self.llm.answer(request, n)
+            except RateLimited as error:
+                self.limiter.limited(lease, error.retry_after)
+                wait = _told(error.retry_after) or _backoff(tried)
+                if time.monotonic() - began + wait > PATIENCE or (error.retry_after or 0) > LONGEST_TOLD:
+                    raise
+                problem: Exception = error
+            except Transient as error:
+                self.limiter.failed(lease)
+                wait = _told(error.retry_after) or _backoff(tried)
+                if tried >= TRIES:
+                    raise
+                problem = error
+            except BaseException:
+                self.limiter.failed(lease)
+                raise
+            else:
+                self.limiter.succeeded(lease, _tokens(answers))
+                return answers, tried
+            self.retries += 1
+            log.debug("Asking again in %.1f s: %s", wait, problem)
+            await asyncio.sleep(wait)
+
+
+def _told(retry_after: float | None) -> float | None:
+    # All who were told the same time would come back in the same instant.
+    return None if retry_after is None else retry_after + random.uniform(0, 0.25)
+
+
+def _backoff(tried: int) -> float:
+    return random.uniform(0.5, 1.0) * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (tried - 1))
+
+
+def _tokens(answers: list[Answer]) -> int | None:
+    counts = [
+        count for answer in answers for count in (answer.usage.input_tokens, answer.usage.output_tokens) if count is not None
+    ]
+    return sum(counts) if counts else None

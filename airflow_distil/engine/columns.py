@@ -1,0 +1,131 @@
+"""Types of output columns: declared by the task, or learnt from all its rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from airflow_distil.conversation import Row, Unparsed
+from airflow_distil.exceptions import TaskDefinitionError
+
+__all__ = ["Columns", "arrow_type"]
+
+_SCALARS: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+    dt.datetime: pa.timestamp("us", tz="UTC"),
+    dt.date: pa.date32(),
+    decimal.Decimal: pa.decimal128(38, 9),
+}
+
+
+def arrow_type(annotation: Any) -> pa.DataType:
+    """Return the Arrow type of a Python type: scalars, lists, dicts of one value type, typed dicts, pydantic models, Optional.
+
+    :raises TaskDefinitionError: if there is none.
+    """
+    if annotation in _SCALARS:
+        return _SCALARS[annotation]
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in {Union, types.UnionType}:
+        inner = [arg for arg in args if arg is not type(None)]
+        if len(inner) == 1:
+            return arrow_type(inner[0])
+    elif origin is typing.Literal:
+        return arrow_type(type(args[0]))
+    elif origin in {list, tuple, set} and args:
+        return pa.list_(arrow_type(args[0]))
+    elif origin is dict and args:
+        return pa.map_(arrow_type(args[0]), arrow_type(args[1]))
+    elif typing.is_typeddict(annotation) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return pa.struct([pa.field(name, arrow_type(hint)) for name, hint in get_type_hints(annotation).items()])
+    raise TaskDefinitionError(
+        f"output_types: {annotation!r} has no Arrow type; use str, int, float, bool, list[...], a TypedDict, …"
+    )
+
+
+class Columns:
+    """The output columns of one run.
+
+    :param names: output columns, under the task's names.
+    :param declared: Python types of some of them.
+    """
+
+    def __init__(self, names: list[str], declared: Mapping[str, Any]) -> None:
+        if unknown := sorted(set(declared) - set(names)):
+            raise TaskDefinitionError(
+                f"output_types names {', '.join(unknown)}, which are not among the outputs {', '.join(names)}."
+            )
+        self._names = names
+        self._declared = {name: arrow_type(hint) for name, hint in declared.items()}
+        self._adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(hint) for name, hint in declared.items()}
+        self._learnt: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
+        self._mixed: set[str] = set()
+
+    def read(self, row: Row) -> Row:
+        """Check declared types and learn the others.
+
+        :raises Unparsed: if a value is not of its declared type; the rest is kept.
+        """
+        checked, wrong = {}, []
+        for name, value in row.items():
+            adapter = self._adapters.get(name)
+            if value is None or adapter is None:
+                checked[name] = value
+                continue
+            try:
+                checked[name] = adapter.validate_python(value)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                wrong.append(f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}")
+        if wrong:
+            raise Unparsed("; ".join(wrong), {name: value for name, value in checked.items() if value is not None})
+        for name, value in checked.items():
+            if value is not None and name not in self._declared:
+                self._learn(name, value)
+        return checked
+
+    def type(self, name: str) -> pa.DataType:
+        """Return the Arrow type of a column; a column without any value is a string."""
+        known = self._declared.get(name) or self._learnt[name]
+        return pa.string() if name in self._mixed or pa.types.is_null(known) else known
+
+    def array(self, name: str, values: list[Any]) -> pa.Array:
+        """Return the values of a column."""
+        if name in self._mixed:
+            values = [value if value is None or isinstance(value, str) else json.dumps(value, default=str) for value in values]
+        return pa.array([_plain(value) for value in values], self.type(name))
+
+    @property
+    def mixed(self) -> set[str]:
+        """Columns whose values have no common type: they are written as text, what is not text as JSON."""
+        return self._mixed
+
+    def _learn(self, name: str, value: Any) -> None:
+        learnt = self._learnt[name]
+        if name in self._mixed or (learnt == _STRING and type(value) is str):
+            return
+        try:
+            found = pa.infer_type([_plain(value)])
+            fields = [pa.schema([pa.field(name, kind)]) for kind in (learnt, found)]
+            self._learnt[name] = pa.unify_schemas(fields, promote_options="permissive").field(0).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            self._mixed.add(name)
+
+
+_STRING = pa.string()
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, BaseModel) else value

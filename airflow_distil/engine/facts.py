@@ -1,0 +1,239 @@
+"""All facts that an attempt may use: those in the log when it began, and its own.
+
+They lie in two local files: a copy of what the log held, and this attempt's scratch file, which is write-ahead log and upload
+source in one. An index on disk tells where the fact of a key stands.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from airflow_distil.conversation import digest
+from airflow_distil.datasets.diskmap import DiskMap
+from airflow_distil.datasets.log import Fact, Kind, Scratch, decode_segment, encode_segment
+from airflow_distil.datasets.manifest import LOG, Claim
+from airflow_distil.datasets.stores import Store, create
+from airflow_distil.engine.dialogue import Turn
+from airflow_distil.engine.workspace import FACTS, Workspace
+
+__all__ = ["Facts"]
+
+log = logging.getLogger(__name__)
+
+# A segment of this size is worth an upload before its time, and small enough to be built in memory.
+SEGMENT_BYTES = 8 * 1024 * 1024
+# Beyond this many segments, opening them one by one is what a resume spends its time on.
+MANY_SEGMENTS = 200
+# Reading the log is waiting for the store; this many reads at a time keep it busy without holding many segments in memory.
+READERS = 8
+
+# Where the best fact of a key stands and its claim, and the same among the facts of this ask.
+_SLOT = struct.Struct("<QIQI")
+_NOWHERE = (0, 0, 0, 0)
+# Places are offsets plus one, so that zero means nowhere; this bit tells the scratch file from the copy of the log.
+_OWN_FILE = 1 << 63
+
+
+class Facts:
+    """The facts of one attempt at a destination.
+
+    :param store: the destination.
+    :param claim: this attempt's claim.
+    :param workspace: its local folder.
+    """
+
+    def __init__(self, store: Store, claim: Claim, workspace: Workspace) -> None:
+        self._store = store
+        self._claim = claim
+        self._workspace = workspace
+        self._nonce = bytes.fromhex(claim.nonce)
+        self._ask = bytes.fromhex(claim.ask)
+        self._work = digest(claim.fingerprint.encode(), str(claim.round).encode())
+        self._scratch = Scratch(workspace.path / FACTS)
+        self._copied = Scratch(workspace.path / "log")
+        self._index = DiskMap(workspace.path / "index", _SLOT.size)
+        self._firsts = DiskMap(workspace.path / "firsts", 16)
+        self._uploaded = 0
+        self._segment = 0
+        self._number = 0
+
+    def load(self) -> int:
+        """Read the log as it is now, and what killed attempts left on this host. Return how many facts there were."""
+        names = [entry.name for entry in self._store.list(LOG)]
+        compacted = [name for name in names if "/compact-" in name]
+        covered: set[str] = set()
+        uploaded: dict[bytes, int] = defaultdict(int)
+        count = 0
+        for facts, covers in self._read_all(compacted):
+            covered.update(covers)
+            count += self._take(facts, uploaded)
+        loose = [name for name in names if name not in covered and name not in compacted]
+        for facts, _ in self._read_all(loose):
+            count += self._take(facts, uploaded)
+        if len(loose) > MANY_SEGMENTS:
+            self._compact(loose)
+        return count + self._pick_up(uploaded)
+
+    def find(self, key: bytes, *, own: bool) -> Fact | None:
+        """Return the fact of a key: the one with the highest claim, or with `own` the one of this ask."""
+        slot = self._index.get(key)
+        if slot is None:
+            return None
+        best, _, mine, _ = _SLOT.unpack(slot)
+        place = mine if own else best
+        if not place:
+            return None
+        file = self._scratch if place & _OWN_FILE else self._copied
+        return file.at((place & ~_OWN_FILE) - 1)
+
+    def first(self, ordinal: int, sample: int) -> bytes | None:
+        """Return the key under which the same work logged the first request of this row and sample, if it did."""
+        return self._firsts.get(_who(ordinal, sample))
+
+    @property
+    def knows_firsts(self) -> bool:
+        """Whether the log holds requests of the same work."""
+        return len(self._firsts) > 0
+
+    def fact(self, turn: Turn, *, ordinal: int, sample: int, kind: Kind, body: Mapping[str, Any]) -> Fact:
+        """Make a fact of this attempt out of what became of a turn."""
+        self._number += 1
+        return Fact(
+            key=turn.key,
+            nonce=self._nonce,
+            number=self._number,
+            claim=self._claim.number,
+            ask=self._ask,
+            work=self._work,
+            ordinal=ordinal,
+            sample=sample,
+            step=turn.step,
+            kind=kind,
+            body=json.dumps(body, separators=(",", ":")).encode(),
+        )
+
+    def add(self, facts: list[Fact]) -> None:
+        """Write facts down, before anything else is done with them.
+
+        :raises OSError: if the disk is full.
+        """
+        for fact, offset in zip(facts, self._scratch.append(facts), strict=True):
+            self._place(fact, (offset + 1) | _OWN_FILE)
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are not uploaded yet."""
+        return self._scratch.size - self._uploaded
+
+    def flush(self) -> None:
+        """Upload what is pending, as immutable segments. Safe to call from another thread than the one that adds.
+
+        :raises OSError: if the store fails; nothing is lost, and the next flush takes it along.
+        """
+        end = self._scratch.size
+        while self._uploaded < end:
+            facts, start, at = [], self._uploaded, self._uploaded
+            for offset, fact in self._scratch.read(start, end):
+                if offset - start >= SEGMENT_BYTES:
+                    at = offset
+                    break
+                if fact.kind is not Kind.TRANSIENT:
+                    facts.append(fact)
+            else:
+                at = end
+            if facts:
+                name = f"{LOG}{self._claim.folder}/{self._segment + 1:06d}.arrow"
+                if not create(self._store, name, encode_segment(facts)):
+                    raise OSError(f"{name} exists already and is not ours")
+                self._segment += 1
+            self._uploaded = at
+
+    def close(self) -> None:
+        """Remove the indexes and the copy of the log; the scratch file is the workspace's."""
+        self._index.close()
+        self._firsts.close()
+        self._copied.remove()
+        self._scratch.close()
+
+    def _read_all(self, names: list[str]) -> Iterator[tuple[list[Fact], list[str]]]:
+        with ThreadPoolExecutor(READERS) as readers:
+            # In groups, because `map` reads ahead without a bound.
+            for start in range(0, len(names), READERS):
+                yield from readers.map(self._read, names[start : start + READERS])
+
+    def _read(self, name: str) -> tuple[list[Fact], list[str]]:
+        data = self._store.get(name)
+        try:
+            return decode_segment(data)
+        except (ValueError, OSError) as error:
+            # Its rows are asked again; nothing can be read from half a segment.
+            log.warning("%s/%s is left out: %s", self._store, name, error)
+            return [], []
+
+    def _take(self, facts: Iterable[Fact], uploaded: dict[bytes, int]) -> int:
+        count = 0
+        for fact in facts:
+            # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
+            uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
+            if fact.kind is Kind.BAD_ROW and fact.ask != self._ask:
+                continue
+            self._place(fact, self._copied.append([fact])[0] + 1)
+            count += 1
+        return count
+
+    def _pick_up(self, uploaded: dict[bytes, int]) -> int:
+        """Take over what earlier attempts on this host wrote down and did not upload."""
+        count = 0
+        for folder in self._workspace.earlier():
+            if not (folder / FACTS).exists():
+                continue
+            scratch = Scratch(folder / FACTS)
+            fresh = []
+            for _, fact in scratch.read():
+                if fact.kind is Kind.TRANSIENT or fact.number <= uploaded[fact.nonce]:
+                    continue
+                uploaded[fact.nonce] = fact.number
+                if fact.kind is not Kind.BAD_ROW or fact.ask == self._ask:
+                    fresh.append(fact)
+            scratch.close()
+            if fresh:
+                self.add(fresh)
+                count += len(fresh)
+        return count
+
+    def _place(self, fact: Fact, place: int) -> None:
+        slot = self._index.get(fact.key)
+        best, best_claim, mine, mine_claim = _SLOT.unpack(slot) if slot else _NOWHERE
+        if fact.claim >= best_claim:
+            best, best_claim = place, fact.claim
+        if fact.ask == self._ask and fact.claim >= mine_claim:
+            mine, mine_claim = place, fact.claim
+        self._index.put(fact.key, _SLOT.pack(best, best_claim, mine, mine_claim))
+        if fact.step == 0 and fact.work == self._work and fact.claim != self._claim.number:
+            self._firsts.put(_who(fact.ordinal, fact.sample), fact.key)
+
+    def _compact(self, names: list[str]) -> None:
+        """Write the facts of many segments into few, each of which says what it covers. Nothing is deleted."""
+        facts: list[Fact] = []
+        covers: list[str] = []
+        size = number = 0
+        for position, name in enumerate(names):
+            read, _ = self._read(name)
+            facts += read
+            covers.append(name)
+            size += sum(len(fact.body) for fact in read)
+            if facts and (size >= SEGMENT_BYTES or position == len(names) - 1):
+                number += 1
+                create(self._store, f"{LOG}{self._claim.folder}/compact-{number:06d}.arrow", encode_segment(facts, covers))
+                facts, covers, size = [], [], 0
+        log.info("Compacted %d log segments into %d", len(names), number)
+
+
+def _who(ordinal: int, sample: int) -> bytes:
+    return digest(f"{ordinal}/{sample}".encode())

@@ -1,0 +1,287 @@
+"""One attempt at one dataset: claim, ask, write, publish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_distil.conversation import LLM
+from airflow_distil.datasets.commit import Commit, OnExisting
+from airflow_distil.datasets.manifest import Claim, Identity, Manifest
+from airflow_distil.datasets.parts import PartWriter
+from airflow_distil.datasets.source import Source
+from airflow_distil.datasets.stores import Store
+from airflow_distil.engine.ask import AskPass
+from airflow_distil.engine.asking import Asker
+from airflow_distil.engine.columns import Columns
+from airflow_distil.engine.dialogue import Speech
+from airflow_distil.engine.facts import Facts
+from airflow_distil.engine.fingerprint import describe, fingerprint, versions
+from airflow_distil.engine.limits import Limiter
+from airflow_distil.engine.progress import Progress, Tally
+from airflow_distil.engine.rows import Twins
+from airflow_distil.engine.stop import Stop
+from airflow_distil.engine.workspace import Workspace, default_scratch
+from airflow_distil.engine.write import OURS, WritePass, replaced_columns
+from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError
+from airflow_distil.tasks.base import Task
+
+__all__ = ["Job"]
+
+log = logging.getLogger(__name__)
+
+# Often enough to see a long run move, seldom enough to cost a scheduler nothing.
+REPORT_EVERY = 10.0
+# What a person would read of them; the rows have the rest.
+REASONS_KEPT = 20
+# Airflow kills five seconds after it asked to stop; the flush needs what is left of them.
+LAST_SECONDS = 4.0
+
+
+@dataclass(slots=True)
+class Job:
+    """One attempt at one dataset.
+
+    :param task: what to ask.
+    :param llm: whom to ask.
+    :param source: the rows, opened.
+    :param store: the destination, by its four verbs.
+    :param destination: its URI, without credentials.
+    :param identity: whose work it is.
+    :param ask: which "please do it" this serves; see `Identity.ask`.
+    :param try_number: for people who read claims.
+    :param on_existing: what to do about an edition made for an earlier ask: `reuse`, `regenerate` or `fail`.
+    :param max_failure_ratio: share of rows that may fail or be unparsed, 0 to 1.
+    :param max_concurrency: most requests in flight; None leaves it to the connection, and to what is found out.
+    :param scratch: folder on this host for what is not uploaded yet; None for the system's temporary folder.
+    """
+
+    task: Task
+    llm: LLM
+    source: Source
+    store: Store
+    destination: str
+    identity: Identity
+    ask: str
+    try_number: int = 0
+    on_existing: OnExisting = "reuse"
+    max_failure_ratio: float = 0.05
+    max_concurrency: int | None = None
+    scratch: Path | None = None
+    stop: Stop = field(default_factory=Stop)
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.task.check()
+        check_columns(self.task, self.source.schema)
+        limiter = Limiter(
+            self.max_concurrency or self.llm.max_concurrency, self.llm.requests_per_minute, self.llm.tokens_per_minute
+        )
+        asker = Asker(self.llm, limiter)
+        self.progress = Progress(self._tally(), asker)
+
+    def run(
+        self,
+        report: Callable[[Progress], None] = lambda progress: log.info("%s", progress.line()),
+        deadline: float | None = None,
+    ) -> Manifest:
+        """Do it, in a thread of its own, and return the published edition.
+
+        :param report: called in the calling thread, every 10 s and at the end.
+        :param deadline: `time.monotonic()` at which to stop and keep what is paid; None for no end.
+        """
+        result: Future[Manifest] = Future()
+        # In its own thread the event loop is the same whether the caller has one running or not, and a signal handler that
+        # raises in the main thread interrupts this wait, not a coroutine in the middle of writing down an answer.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._fulfil, result), name="airflow-distil", daemon=True).start()
+        try:
+            while not _wait(result, REPORT_EVERY, deadline):
+                report(self.progress)
+                if deadline is not None and time.monotonic() >= deadline:
+                    self.stop.request("the end of execution_timeout is near")
+                    deadline = None
+        except BaseException as error:
+            self.stop.request(type(error).__name__)
+            _wait(result, LAST_SECONDS, None)
+            raise
+        if result.exception() is None:
+            report(self.progress)
+        return result.result()
+
+    def _fulfil(self, result: Future[Manifest]) -> None:
+        try:
+            result.set_result(self._attempt())
+        except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
+            result.set_exception(error)
+
+    def _attempt(self) -> Manifest:
+        commit = Commit(self.store, self.identity, self.ask, try_number=self.try_number)
+        with _naming(self.destination):
+            begun = commit.begin(fingerprint(self.task, self.llm, self.source), self.on_existing)
+        if isinstance(begun, Manifest):
+            self.progress.phase = "published already"
+            log.info("Edition %d of %s is the answer already; nothing is asked", begun.edition, self.destination)
+            return begun
+        if not commit.fences:
+            log.warning("%s does not keep two attempts apart (no put-if-absent); do not run two at a time", self.destination)
+        workspace = Workspace(self.scratch or default_scratch(), self.destination, begun.folder)
+        with _naming(self.destination):
+            facts = Facts(self.store, begun, workspace)
+        published = False
+        try:
+            manifest = self._produce(commit, begun, workspace, facts)
+            published = True
+        finally:
+            self._put_away(facts, workspace, published=published)
+        return manifest
+
+    def _produce(self, commit: Commit, claim: Claim, workspace: Workspace, facts: Facts) -> Manifest:
+        columns = Columns(self.task.output_names, self.task.output_types)
+        speech = Speech(
+            task=self.task,
+            model=self.llm.model,
+            parameters=self.llm.parameters,
+            round=claim.round,
+            ask=bytes.fromhex(claim.ask),
+            read=columns.read,
+        )
+        with _naming(self.destination):
+            if known := facts.load():
+                log.info("Going on from %d facts that earlier attempts paid for", known)
+        twins = Twins(workspace.path / "twins")
+        asking = AskPass(speech, self.llm, self.source.batches(), facts, twins, commit, self.progress, self.stop)
+        asyncio.run(asking.run())
+        twins.close()
+        if columns.mixed:
+            log.warning(
+                "%s have values without a common type and are written as text (JSON where they are not); declare output_types",
+                ", ".join(sorted(columns.mixed)),
+            )
+
+        self.progress.phase = "writing"
+        self.progress.tally = self._tally()
+        twins = Twins(workspace.path / "twins")
+        writing = WritePass(
+            speech=speech,
+            columns=columns,
+            source=self.source.batches(),
+            schema=self.source.schema,
+            facts=facts,
+            twins=twins,
+            tally=self.progress.tally,
+            stop=self.stop,
+            map_index=self.identity.map_index if self.identity.map_index >= 0 else None,
+        )
+        with _naming(self.destination):
+            facts.flush()
+            schema = writing.output_schema
+            writer = PartWriter(self.store, f"data/{claim.folder}", workspace.path, schema, commit.look)
+            for batch in writing.batches():
+                writer.write(batch)
+            parts = writer.finish()
+            self.source.verify()
+            twins.close()
+            counts = self.progress.tally.counts
+            self.progress.phase = "published"
+            return commit.publish(
+                {
+                    "parts": parts,
+                    "columns": {name: str(kind) for name, kind in zip(schema.names, schema.types, strict=True)},
+                    "rows": counts.total(),
+                    "ok": counts["ok"],
+                    "unparsed": counts["unparsed"],
+                    "failed": counts["failed"],
+                    "skipped": counts["skipped"],
+                    "input_tokens": writing.bill.input_tokens,
+                    "output_tokens": writing.bill.output_tokens,
+                    "cost_usd": writing.bill.cost_usd,
+                    "model": self.llm.model,
+                    "numbers": writing.numbers.summary,
+                    "reasons": dict(self.progress.tally.reasons.most_common(REASONS_KEPT)),
+                    "task": describe(self.task),
+                    "source": self.source.identity,
+                    "limits": self.progress.asker.limiter.history,
+                    "versions": versions(),
+                }
+            )
+
+    def _put_away(self, facts: Facts, workspace: Workspace, *, published: bool) -> None:
+        """Upload what is paid for, whatever happened, and tidy up."""
+        kept = False
+        try:
+            facts.flush()
+        except OSError as error:
+            kept = True
+            log.warning("The last answers could not be uploaded and are kept in %s: %s", workspace.path, error)
+        if not kept:
+            # Their facts were taken over at the start and are uploaded with ours now.
+            workspace.forget_earlier()
+        facts.close()
+        workspace.close(keep=kept and not published)
+
+    def _tally(self) -> Tally:
+        samples = 1 if self.task.group_generations else self.task.num_generations
+        return Tally(self.source.rows * samples, self.max_failure_ratio)
+
+
+def check_columns(task: Task, schema: pa.Schema) -> None:
+    """Check, before anything is asked, that a task and a source fit.
+
+    :raises TaskDefinitionError: if the source lacks a column, or an output would overwrite one.
+    """
+    needed = [task.input_mappings.get(name, name) for name, required in task.input_names.items() if required]
+    if missing := [name for name in needed if name not in schema.names]:
+        raise TaskDefinitionError(
+            f"Task {task.name!r} reads {_list(missing)}, which the source does not have. "
+            f"Its columns are {_list(schema.names)}. If one of them is meant, pass input_mappings={{{missing[0]!r}: '<column>'}}."
+        )
+    written = [task.output_mappings.get(name, name) for name in (*task.output_names, "model_name")]
+    if twice := sorted({name for name in written if written.count(name) > 1}):
+        raise TaskDefinitionError(f"Task {task.name!r} would write {_list(twice)} twice. Change its output_mappings.")
+    if ours := sorted(set(written) & set(OURS)):
+        raise TaskDefinitionError(f"Task {task.name!r} would write {_list(ours)}, which airflow-distil writes itself.")
+    if lost := [name for name in written if name in schema.names and name not in replaced_columns(task)]:
+        back = {mapped: name for name, mapped in task.output_mappings.items()}
+        paste = {**task.output_mappings, **{back.get(name, name): f"{task.name}_{name}" for name in lost}}
+        raise TaskDefinitionError(
+            f"Task {task.name!r} would overwrite {_list(lost)} of the source. Nothing was asked. "
+            f"Write to other columns with output_mappings={paste!r}."
+        )
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _wait(result: Future[Any], seconds: float, deadline: float | None) -> bool:
+    """Wait for a result; tell whether it is there. A signal handler that raises ends the wait."""
+    if deadline is not None:
+        seconds = max(0.0, min(seconds, deadline - time.monotonic()))
+    try:
+        result.exception(seconds)
+    except TimeoutError:
+        return result.done()
+    return True
+
+
+@contextmanager
+def _naming(destination: str) -> Iterator[None]:
+    """Say which destination it was that could not be read or written."""
+    try:
+        yield
+    except DistilError:
+        raise
+    except OSError as error:
+        raise DestinationError(f"{destination} cannot be read or written: {error}. What was answered is kept.") from error

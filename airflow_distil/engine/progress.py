@@ -1,0 +1,128 @@
+"""Where a run stands: counted while it asks, shown in the log and in the UI."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_distil.engine.asking import Asker
+from airflow_distil.exceptions import TooManyFailures
+
+__all__ = ["Progress", "Tally"]
+
+# Reasons that differ only in numbers or quotes are one reason to a reader, but a whole answer must not become a key.
+REASON_LENGTH = 160
+SHOWN_ORDINALS = 3
+SHOWN_REASONS = 3
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts output rows by their fate, and keeps to `max_failure_ratio`.
+
+    :param total: output rows there will be.
+    :param max_failure_ratio: allowed share of failed and unparsed rows among those not skipped.
+    """
+
+    total: int
+    max_failure_ratio: float
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    transient: int = 0
+    _examples: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, ordinal: int, status: str, error: str | None = None, *, transient: bool = False) -> None:
+        """Count one output row.
+
+        :raises TooManyFailures: as soon as the ratio cannot be kept any more, whatever the other rows become.
+        """
+        self.counts[status] += 1
+        if status in {"ok", "skipped"}:
+            return
+        self.transient += transient
+        reason = (error or status)[:REASON_LENGTH]
+        self.reasons[reason] += 1
+        if len(self._examples[reason]) < SHOWN_ORDINALS:
+            self._examples[reason].append(ordinal)
+        if self.failures > self.max_failure_ratio * (self.total - self.counts["skipped"]):
+            raise self._too_many()
+
+    @property
+    def done(self) -> int:
+        """Output rows whose fate is known."""
+        return self.counts.total()
+
+    @property
+    def failures(self) -> int:
+        """Output rows that failed or could not be parsed."""
+        return self.counts["failed"] + self.counts["unparsed"]
+
+    def _too_many(self) -> TooManyFailures:
+        rows = self.total - self.counts["skipped"]
+        common = "; ".join(
+            f"{count} × {reason} (row {', '.join(map(str, self._examples[reason]))}{', …' if count > SHOWN_ORDINALS else ''})"
+            for reason, count in self.reasons.most_common(SHOWN_REASONS)
+        )
+        advice = (
+            "The next attempt asks the rows with passing failures again."
+            if self.transient
+            else "All of them are permanent: change the task or raise max_failure_ratio, then clear the task instance."
+        )
+        return TooManyFailures(
+            f"{self.counts['failed']} failed and {self.counts['unparsed']} unparsed of {rows} rows are more than "
+            f"max_failure_ratio={self.max_failure_ratio:g} allows. Nothing was published; the answers so far are kept. "
+            f"Commonest reasons: {common}. {advice}",
+            final=not self.transient,
+        )
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands.
+
+    :param asker: knows calls and limits.
+    :param replayed: output rows that needed no call.
+    """
+
+    tally: Tally
+    asker: Asker
+    phase: str = "asking"
+    replayed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    _began: float = field(default_factory=time.monotonic)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the figures: rows done and total, rows per second, seconds to go, fates, tokens."""
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        asked = self.tally.done - self.replayed
+        rate = asked / seconds
+        return {
+            "phase": self.phase,
+            "done": self.tally.done,
+            "total": self.tally.total,
+            "rows_per_s": round(rate, 2),
+            "eta_s": round((self.tally.total - self.tally.done) / rate) if rate else None,
+            "ok": self.tally.counts["ok"],
+            "failed": self.tally.counts["failed"],
+            "unparsed": self.tally.counts["unparsed"],
+            "skipped": self.tally.counts["skipped"],
+            "replayed": self.replayed,
+            "calls": self.asker.calls,
+            "in_flight": self.asker.limiter.in_flight,
+            "limit": self.asker.limiter.limit,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+
+    def line(self) -> str:
+        """Return the figures as one line of a log."""
+        now = self.snapshot()
+        eta = f", {now['eta_s']} s to go" if now["eta_s"] is not None and now["done"] < now["total"] else ""
+        return (
+            f"{now['phase']}: {now['done']}/{now['total']} rows, {now['rows_per_s']} rows/s{eta}; "
+            f"{now['failed']} failed, {now['unparsed']} unparsed, {now['skipped']} skipped, {now['replayed']} from the log; "
+            f"{now['input_tokens']} + {now['output_tokens']} tokens"
+        )

@@ -1,0 +1,76 @@
+"""What both passes see of a source row: its dialogues, and what their outcomes make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airflow_distil.conversation import Row
+from airflow_distil.datasets.diskmap import DiskMap
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech
+
+__all__ = ["Fate", "Twins", "dialogues", "fates", "is_skipped"]
+
+# From best to worst: a row that groups samples has the worst of theirs.
+_STATUSES = ("ok", "skipped", "unparsed", "failed")
+
+
+class Twins:
+    """Counts, within one pass over the source, how many rows so far start with a request."""
+
+    def __init__(self, path: Path) -> None:
+        self._map = DiskMap(path, 8)
+
+    def count(self, name: bytes) -> int:
+        """Return how many earlier rows start so, and count this one."""
+        seen = int.from_bytes(self._map.get(name) or b"", "little")
+        self._map.put(name, (seen + 1).to_bytes(8, "little"))
+        return seen
+
+    def close(self) -> None:
+        """Forget the counts."""
+        self._map.close()
+
+
+def is_skipped(row: Row) -> bool:
+    """Tell whether an upstream task of ours already gave up on this row."""
+    return row.get("distil_status") not in {None, "ok"}
+
+
+def dialogues(speech: Speech, row: Row, ordinal: int, twins: Twins) -> list[Dialogue]:
+    """Return a dialogue for each sample of a row, in order."""
+    task = speech.task
+    seen = {**row, **{name: row[column] for name, column in task.input_mappings.items() if column in row}}
+    return [Dialogue(speech, seen, ordinal, sample, twins.count) for sample in range(task.num_generations)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """One output row: its sample (None if it groups them all), status, error, outcomes behind it, and columns."""
+
+    sample: int | None
+    status: str
+    error: str | None
+    outcomes: list[Outcome]
+    columns: dict[str, Any]
+    transient: bool
+
+
+def fates(speech: Speech, outcomes: list[Outcome]) -> Iterator[Fate]:
+    """Make output rows of the outcomes of one source row."""
+    names = speech.task.output_names
+    if not speech.task.group_generations:
+        for sample, outcome in enumerate(outcomes):
+            columns = {name: outcome.columns.get(name) for name in names}
+            yield Fate(sample, outcome.status, outcome.error, [outcome], columns, outcome.transient)
+        return
+    bad = _worst(outcomes)
+    columns = {name: [outcome.columns.get(name) for outcome in outcomes] for name in names}
+    yield Fate(None, bad.status, bad.error, outcomes, columns, any(outcome.transient for outcome in outcomes))
+
+
+def _worst(outcomes: list[Outcome]) -> Outcome:
+    """Return the worst outcome, the first of several."""
+    return max(outcomes, key=lambda outcome: _STATUSES.index(outcome.status))

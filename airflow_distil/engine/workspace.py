@@ -1,0 +1,89 @@
+"""The local folder of an attempt: its scratch file of facts, its indexes, and the Parquet parts before their upload.
+
+Everything here can be lost without harm to what was promised; what survives a killed attempt saves its last seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from airflow_distil.conversation import digest
+
+__all__ = ["FACTS", "Workspace", "default_scratch"]
+
+FACTS = "facts"
+
+
+def default_scratch() -> Path:
+    """Return where attempts work by default: a folder of this user's in the system's temporary folder."""
+    return Path(tempfile.gettempdir()) / f"airflow-distil-{os.getuid()}"
+
+
+class Workspace:
+    """A folder of one attempt, locked while its process lives.
+
+    :param root: scratch folder of this host.
+    :param destination: where the dataset goes; attempts at the same destination find each other's folders by it.
+    :param attempt: the claim's folder name, `<number>-<nonce>`.
+    """
+
+    def __init__(self, root: Path, destination: str, attempt: str) -> None:
+        self._family = root / digest(destination.encode()).hex()
+        self.path = self._family / attempt
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def earlier(self) -> Iterator[Path]:
+        """Yield the folders of other attempts at this destination, oldest first. Of dead ones all but the facts is cleared."""
+        for folder in sorted(self._family.iterdir()):
+            if folder == self.path or not folder.is_dir():
+                continue
+            if _is_dead(folder):
+                for leftover in folder.iterdir():
+                    if leftover.name != FACTS:
+                        _remove(leftover)
+            yield folder
+
+    def forget_earlier(self) -> None:
+        """Remove the folders of dead attempts, once their facts are uploaded."""
+        for folder in self.earlier():
+            if _is_dead(folder):
+                _remove(folder)
+
+    def close(self, *, keep: bool) -> None:
+        """Unlock the folder, and remove it unless it holds facts that are nowhere else."""
+        os.close(self._lock)
+        if keep:
+            for leftover in self.path.iterdir():
+                if leftover.name != FACTS:
+                    _remove(leftover)
+        else:
+            _remove(self.path)
+
+
+def _is_dead(folder: Path) -> bool:
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,217 @@
+"""The write pass: tell every row again, in order, from the facts alone, and write it down with its fate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_distil.conversation import Row
+from airflow_distil.datasets.log import Fact, Kind
+from airflow_distil.datasets.numbers import Numbers
+from airflow_distil.engine.columns import Columns
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
+from airflow_distil.engine.facts import Facts
+from airflow_distil.engine.progress import Tally
+from airflow_distil.engine.rows import Fate, Twins, dialogues, fates, is_skipped
+from airflow_distil.engine.stop import Stop
+from airflow_distil.exceptions import TaskDefinitionError
+from airflow_distil.tasks.base import Task
+
+__all__ = ["OURS", "Bill", "WritePass", "replaced_columns"]
+
+METADATA = pa.list_(
+    pa.struct(
+        [
+            pa.field("task", pa.string()),
+            pa.field("model", pa.string()),
+            pa.field("input_tokens", pa.int64()),
+            pa.field("output_tokens", pa.int64()),
+            pa.field("cost_usd", pa.float64()),
+            pa.field("finish_reason", pa.string()),
+            pa.field("latency_s", pa.float64()),
+            pa.field("attempts", pa.int32()),
+            pa.field("error", pa.string()),
+            pa.field("raw_input", pa.string()),
+            pa.field("raw_output", pa.string()),
+        ]
+    )
+)
+OURS: dict[str, pa.DataType] = {
+    "distil_row": pa.int64(),
+    "distil_map": pa.int32(),
+    "distil_sample": pa.int32(),
+    "distil_status": pa.string(),
+    "distil_error": pa.string(),
+    "distil_metadata": METADATA,
+}
+"""Our own columns, after the task's."""
+
+
+def replaced_columns(task: Task) -> set[str]:
+    """Return the source columns that give way to ours. An upstream `model_name` stays if this task's is mapped to another."""
+    return {*OURS} if "model_name" in task.output_mappings else {*OURS, "model_name"}
+
+
+@dataclass(slots=True)
+class Bill:
+    """Tokens and dollars behind the rows, each answer counted once. None where the endpoint or the price is unknown."""
+
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cost_usd: float | None = 0.0
+
+    def add(self, body: dict[str, Any]) -> None:
+        """Add an answer."""
+        tokens_in, tokens_out = body.get("usage", (None, None))
+        self.input_tokens = _plus(self.input_tokens, tokens_in)
+        self.output_tokens = _plus(self.output_tokens, tokens_out)
+        self.cost_usd = _plus(self.cost_usd, body.get("cost"))
+
+
+@dataclass(slots=True)
+class WritePass:
+    """One write pass; iterate `batches` once.
+
+    :param source: batches of the source, from the first row.
+    :param schema: schema of the source.
+    :param map_index: map index of the task instance, None if it is not mapped.
+    """
+
+    speech: Speech
+    columns: Columns
+    source: Iterator[pa.RecordBatch]
+    schema: pa.Schema
+    facts: Facts
+    twins: Twins
+    tally: Tally
+    stop: Stop
+    map_index: int | None
+    bill: Bill = field(default_factory=Bill)
+    models: Counter[str] = field(default_factory=Counter)
+    numbers: Numbers = field(default_factory=Numbers)
+
+    @property
+    def output_schema(self) -> pa.Schema:
+        """Schema of the output: what the source has and is not replaced, the task's columns, the model, ours."""
+        kept = [self.schema.field(name) for name in self._kept()]
+        return pa.schema([*kept, *(pa.field(name, kind) for name, kind in self._output_types().items())])
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the output.
+
+        :raises TaskDefinitionError: if a prompt is not the one that was asked.
+        :raises TooManyFailures: if the dataset must not be published.
+        """
+        ordinal = 0
+        schema = self.output_schema
+        for batch in self.source:
+            self.stop.check()
+            rows: list[Row] = batch.to_pylist()
+            written: list[tuple[int, int, Row, Fate]] = []
+            for position, row in enumerate(rows):
+                written += [(position, ordinal, row, fate) for fate in self._tell(ordinal, row)]
+                ordinal += 1
+            yield self._batch(batch, written, schema)
+
+    def _tell(self, ordinal: int, row: Row) -> list[Fate]:
+        task = self.speech.task
+        if is_skipped(row):
+            samples = [None] if task.group_generations else list(range(task.num_generations))
+            told = [Fate(sample, "skipped", row.get("distil_error"), [], {}, transient=False) for sample in samples]
+        else:
+            told = list(
+                fates(self.speech, [self._outcome(dialogue) for dialogue in dialogues(self.speech, row, ordinal, self.twins)])
+            )
+        for fate in told:
+            self.tally.add(ordinal, fate.status, fate.error, transient=fate.transient)
+        return told
+
+    def _outcome(self, dialogue: Dialogue) -> Outcome:
+        match dialogue.advance(self.facts.find):
+            case Outcome() as outcome:
+                return outcome
+            case turns:
+                raise TaskDefinitionError(
+                    f"Task {self.speech.task.name!r} does not make the same prompt twice: row {dialogue.ordinal}, sample "
+                    f"{dialogue.sample} now asks {turns[0].prompt}, which was not asked before. Nothing is published; the "
+                    "answers are kept. Make format_input and converse depend on the row and the given rng only."
+                )
+
+    def _batch(self, batch: pa.RecordBatch, written: list[tuple[int, int, Row, Fate]], schema: pa.Schema) -> pa.RecordBatch:
+        # Source columns are taken over as they are: what Arrow can hold comes out as it went in.
+        positions = pa.array([position for position, *_ in written], pa.int64())
+        task = self.speech.task
+        arrays = [batch.column(name).take(positions) for name in self._kept()]
+        for name in task.output_names:
+            arrays.append(self._task_array(name, [fate.columns.get(name) for *_, fate in written]))
+        arrays += [
+            pa.array([self.speech.model] * len(written), pa.string()),
+            pa.array([ordinal for _, ordinal, *_ in written], pa.int64()),
+            pa.array([self.map_index] * len(written), pa.int32()),
+            pa.array([fate.sample for *_, fate in written], pa.int32()),
+            pa.array([fate.status for *_, fate in written], pa.string()),
+            pa.array([fate.error for *_, fate in written], pa.string()),
+            pa.array([self._metadata(row, fate) for *_, row, fate in written], METADATA),
+        ]
+        written_batch = pa.record_batch(arrays, schema=schema)
+        self.numbers.add(written_batch, [task.output_mappings.get(name, name) for name in task.output_names])
+        return written_batch
+
+    def _task_array(self, name: str, values: list[Any]) -> pa.Array:
+        if not self.speech.task.group_generations:
+            return self.columns.array(name, values)
+        flat = self.columns.array(name, [sample for samples in values for sample in samples or ()])
+        lengths = [None if samples is None else len(samples) for samples in values]
+        offsets, at = [], 0
+        for length in lengths:
+            offsets.append(None if length is None else at)
+            at += length or 0
+        return pa.ListArray.from_arrays(pa.array([*offsets, at], pa.int32()), flat)
+
+    def _metadata(self, row: Row, fate: Fate) -> list[dict[str, Any]]:
+        earlier = row.get("distil_metadata")
+        entries = list(earlier) if isinstance(earlier, list) else []
+        for outcome in fate.outcomes:
+            entries += [self._entry(turn, fact, keep_raw=outcome.status == "unparsed") for turn, fact in outcome.trace]
+        return entries
+
+    def _entry(self, turn: Turn, fact: Fact, *, keep_raw: bool) -> dict[str, Any]:
+        task = self.speech.task
+        body = read_body(fact)
+        if fact.kind is Kind.ANSWER:
+            self.bill.add(body)
+            self.models[body.get("model") or self.speech.model] += 1
+        tokens_in, tokens_out = body.get("usage", (None, None))
+        return {
+            "task": task.name,
+            "model": body.get("model") or turn.request.model,
+            "input_tokens": tokens_in,
+            "output_tokens": tokens_out,
+            "cost_usd": body.get("cost"),
+            "finish_reason": body.get("finish_reason"),
+            "latency_s": body.get("latency"),
+            "attempts": body.get("attempts"),
+            "error": body.get("error"),
+            "raw_input": turn.prompt if task.add_raw_input else None,
+            "raw_output": body.get("text") if task.add_raw_output or keep_raw else None,
+        }
+
+    def _kept(self) -> list[str]:
+        replaced = replaced_columns(self.speech.task)
+        return [name for name in self.schema.names if name not in replaced]
+
+    def _output_types(self) -> dict[str, pa.DataType]:
+        task = self.speech.task
+        types = {}
+        for name in task.output_names:
+            kind = self.columns.type(name)
+            types[task.output_mappings.get(name, name)] = pa.list_(kind) if task.group_generations else kind
+        return {**types, task.output_mappings.get("model_name", "model_name"): pa.string(), **OURS}
+
+
+def _plus(total: Any, value: Any) -> Any:
+    return None if total is None or value is None else total + value

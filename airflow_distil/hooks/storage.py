@@ -1,0 +1,62 @@
+"""From a URI, as Airflow users write them, to a store with credentials."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from airflow_distil.datasets.stores import Store, open_store
+from airflow_distil.datasets.uri import URI
+from airflow_distil.exceptions import TaskDefinitionError
+
+__all__ = ["default_destination", "store_for"]
+
+
+def store_for(uri: URI) -> Store:
+    """Open the store of a URI. Its `conn_id` names an Airflow connection; without one the environment's credentials are used.
+
+    :raises TaskDefinitionError: if the connection cannot be used for this scheme.
+    """
+    if uri.conn_id is None:
+        return open_store(uri)
+    if uri.scheme != "gs":
+        raise TaskDefinitionError(f"{uri}: a {uri.scheme} URI takes no connection. Leave {uri.conn_id!r} out.")
+    try:
+        from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+    except ImportError:
+        raise TaskDefinitionError(
+            f"{uri}: connection {uri.conn_id!r} needs Airflow's Google provider. Run `pip install "
+            "apache-airflow-providers-google`, or leave the connection out to use the environment's credentials."
+        ) from None
+    credentials, project = GoogleBaseHook(gcp_conn_id=uri.conn_id).get_credentials_and_project_id()
+    return open_store(uri, credentials=credentials, project=project)
+
+
+def default_destination(dag_id: str, task_id: str, run_id: str) -> URI:
+    """Return where a task writes that names no destination: `[distil] dataset_root`, then DAG, task and run.
+
+    :raises TaskDefinitionError: if no root is configured.
+    """
+    root = _option("dataset_root")
+    if not root:
+        raise TaskDefinitionError(
+            "No destination. Pass destination='gs://bucket/folder', or set [distil] dataset_root "
+            "(AIRFLOW__DISTIL__DATASET_ROOT) once for all tasks."
+        )
+    uri = URI.parse(root)
+    for part in (dag_id, task_id, run_id):
+        # A run id holds colons and pluses, a task id may hold dots; each is one folder, whatever is in it.
+        uri = uri.join(quote(part, safe=""))
+    return uri
+
+
+def scratch_dir() -> str | None:
+    """Return `[distil] scratch_dir`, or None for the system's temporary folder."""
+    return _option("scratch_dir") or None
+
+
+def _option(name: str) -> str:
+    from airflow.providers.common.compat.sdk import conf
+
+    value: Any = conf.get("distil", name, fallback="")
+    return str(value or "")

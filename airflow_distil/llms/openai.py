@@ -1,0 +1,320 @@
+"""A model behind an endpoint that speaks OpenAI's protocol: OpenAI, Azure, vLLM, llama.cpp, Ollama, TGI, routers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import httpx2
+import openai
+from pydantic import SecretStr
+
+from airflow_distil.conversation import Answer, Chat, Complete, Embed, Request, Usage, resolve
+from airflow_distil.exceptions import BadRow, Fatal, LLMError, TaskDefinitionError, Transient
+from airflow_distil.llms.failures import ADVICE, kind_of, retry_after, words_of
+from airflow_distil.llms.parameters import RESERVED, check_generation_kwargs
+
+__all__ = ["OpenAILLM"]
+
+# aiohttp's own default is 100 connections, and httpx's "no limit" (None) means just that default: without the 0, whatever
+# the engine admits beyond 100 would wait here unseen, and the wait would count as the endpoint's latency.
+# uvicorn (vLLM, llama-cpp-python, TGI's proxies) closes idle connections after 5 s; a request sent into the closing one is
+# lost. Ours go first.
+LIMITS = httpx2.Limits(max_connections=0, max_keepalive_connections=0, keepalive_expiry=4.0)
+
+# A host that does not answer the handshake is down; the rest of the timeout is for the model to think.
+CONNECT_TIMEOUT = 30.0
+
+# Local servers take any key, the SDK insists on one.
+NO_KEY = "not-needed"
+
+_log = logging.getLogger("httpx2")
+if _log.level == logging.NOTSET:
+    # It writes one INFO line per request: a task of 100,000 rows would drown its own log.
+    _log.setLevel(logging.WARNING)
+
+
+class OpenAILLM:
+    """A model behind an OpenAI-compatible endpoint.
+
+    :param model: model name (with `azure`, the deployment's).
+    :param base_url: root of the API, up to and with its version (`http://127.0.0.1:8000/v1`); with `azure`, the resource's
+        endpoint. By default what `OPENAI_BASE_URL` (`AZURE_OPENAI_ENDPOINT`) says, else OpenAI's.
+    :param api_key: by default `OPENAI_API_KEY` (`AZURE_OPENAI_API_KEY`); none is needed if `base_url` is given.
+    :param generation_kwargs: OpenAI wire parameters of every request (`temperature`, …), no default; what only your server
+        knows goes into `extra_body={…}`.
+    :param timeout: seconds for one call, from sending it to the last byte of its answer.
+    :param max_concurrency: most requests in flight; None leaves it to the engine.
+    :param requests_per_minute: as the provider allows; None is no limit.
+    :param tokens_per_minute: as the provider allows; None is no limit.
+    :param input_price: US dollars per million input tokens; None is unknown.
+    :param output_price: US dollars per million output tokens; None is unknown.
+    :param headers: sent with each request.
+    :param backend: `openai` (and all that speak like it) or `azure`.
+    :param api_version: of Azure's API; by default `OPENAI_API_VERSION`.
+    :raises TaskDefinitionError: a parameter of `generation_kwargs`, the base URL or the backend is not valid.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        generation_kwargs: Mapping[str, Any] | None = None,
+        timeout: float = 120.0,
+        max_concurrency: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        input_price: float | None = None,
+        output_price: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        backend: Literal["openai", "azure"] = "openai",
+        api_version: str | None = None,
+    ) -> None:
+        if backend not in ("openai", "azure"):
+            raise TaskDefinitionError(f"Unknown backend {backend!r} for model {model!r}: use 'openai' or 'azure'.")
+        environment = "OPENAI_BASE_URL" if backend == "openai" else "AZURE_OPENAI_ENDPOINT"
+        self.base_url: str | None = (base_url or os.environ.get(environment) or "").strip() or None
+        if self.base_url and not self.base_url.lower().startswith(("http://", "https://")):
+            raise TaskDefinitionError(f"The base URL {_shown(self.base_url)!r} must start with http:// or https://.")
+        if self.base_url and "@" in urlsplit(self.base_url).netloc:
+            # HTTP has one Authorization header, and the key is in it.
+            raise TaskDefinitionError(
+                f"The base URL {_shown(self.base_url)!r} must not hold a user and password; use `headers`."
+            )
+        self.model = model
+        self.parameters: Mapping[str, Any] = check_generation_kwargs(generation_kwargs, kind=None)
+        self.timeout = timeout
+        self.max_concurrency = max_concurrency
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
+        self.input_price = input_price
+        self.output_price = output_price
+        self.backend = backend
+        self.api_version = api_version
+        # Keys pasted into forms and files end with a newline surprisingly often, which no header may.
+        key = api_key or os.environ.get("OPENAI_API_KEY" if backend == "openai" else "AZURE_OPENAI_API_KEY")
+        self._key = SecretStr((key or "").strip())
+        self._headers = {name: SecretStr(value) for name, value in (headers or {}).items()}
+        self._client: tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI] | None = None
+
+    def __repr__(self) -> str:
+        where = f", base_url={_shown(self.base_url)!r}" if self.base_url else ""
+        return f"OpenAILLM({self.model!r}{where})"
+
+    async def answer(self, request: Request, n: int = 1) -> list[Answer]:
+        """Ask once, for `n` independent answers.
+
+        :raises TaskDefinitionError: this endpoint cannot answer such a request.
+        :raises LLMError: of the kind that says what the engine has to do.
+        """
+        if request.model is None:
+            request = resolve(cast("Any", request), self.model, self.parameters)
+        path, body = _wire(request, n)
+        began = time.perf_counter()
+        reply = await self._send("POST", path, body)
+        return self._read(reply, request, n, time.perf_counter() - began)
+
+    async def models(self) -> list[str]:
+        """Return the names of the models that the endpoint offers.
+
+        :raises LLMError: as `answer` does.
+        """
+        reply = await self._send("GET", "/models", None)
+        return [str(model["id"]) for model in reply.get("data") or []]
+
+    async def aclose(self) -> None:
+        """Close the connections; the next `answer` opens new ones, in the event loop it runs in."""
+        client, self._client = self._client, None
+        if client and client[0] is asyncio.get_running_loop():
+            await client[1].close()
+
+    async def _send(self, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        # The response as it came, not the SDK's model of it: validation would cost as much again as the call itself.
+        client = self._connected()
+        failure: LLMError
+        try:
+            async with asyncio.timeout(self.timeout):
+                if method == "POST":
+                    response = await client.post(path, body=body, cast_to=httpx2.Response)
+                else:
+                    response = await client.get(path, cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            headers, status = error.response.headers, error.status_code
+            failure = self._refused(status, _error_of(error.body), (body or {}).get("model"), retry_after(headers))
+        except openai.APIConnectionError as error:
+            failure = self._unreachable(error)
+        except (aiohttp.ClientError, httpx2.HTTPError) as error:
+            failure = Transient(f"{self._place}: the reply was not HTTP ({type(error).__name__}).")
+        except TimeoutError:
+            failure = Transient(f"{self._place}: no answer within {self.timeout:g} s.")
+        else:
+            return self._parsed(response, (body or {}).get("model"))
+        # Outside of `except`, so that no traceback leads to the SDK's error, which holds the request with its key.
+        raise failure
+
+    def _parsed(self, response: httpx2.Response, model: str | None) -> dict[str, Any]:
+        try:
+            reply = json.loads(response.content)
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict):
+            beginning = self._clean(words_of(response.text[:100])) or "nothing"
+            raise Transient(f"{self._place}: status 200, but the body is not a JSON object; it begins with: {beginning}")
+        if (error := reply.get("error")) and not reply.get("choices") and not reply.get("data"):
+            # Routers that have sent "200" before the model behind them failed put its status into the body.
+            code = error.get("code") if isinstance(error, dict) else None
+            status = code if isinstance(code, int) and 400 <= code < 600 else 502
+            raise self._refused(status, error, model, retry_after(response.headers))
+        return reply
+
+    def _read(self, reply: dict[str, Any], request: Request, n: int, latency: float) -> list[Answer]:
+        answers, problem = [], "an empty list"
+        try:
+            answers = _answers(reply, request, n)
+        except (LookupError, TypeError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        if not answers:
+            raise Transient(f"{self._place}: status 200, but the reply holds no answer ({problem}).")
+        kept = [a for a in answers if a.text or a.finish_reason != "content_filter"]
+        if not kept:
+            raise BadRow(f"{self._place}: the provider's content filter withheld the answer.")
+        usage, model = reply.get("usage") or {}, reply.get("model") or request.model
+        inputs = _shares(usage.get("prompt_tokens"), len(kept))
+        outputs = _shares(usage.get("completion_tokens"), len(kept))
+        return [
+            replace(answer, model=model, usage=Usage(tokens_in, tokens_out), latency=latency)
+            for answer, tokens_in, tokens_out in zip(kept, inputs, outputs, strict=True)
+        ]
+
+    def _connected(self) -> openai.AsyncOpenAI:
+        # Connections belong to an event loop. One that is gone (a notebook's earlier asyncio.run) took its own with it.
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._client[0] is not loop:
+            self._client = loop, self._new_client()
+        return self._client[1]
+
+    def _new_client(self) -> openai.AsyncOpenAI:
+        key = self._key.get_secret_value() or (NO_KEY if self.base_url else None)
+        given: dict[str, Any] = {
+            "api_key": key,
+            "max_retries": 0,  # only the engine retries: it gives the slot back while it waits
+            "timeout": openai.Timeout(None, connect=min(CONNECT_TIMEOUT, self.timeout)),
+            "default_headers": {name: value.get_secret_value() for name, value in self._headers.items()},
+        }
+        try:
+            if self.backend == "azure":
+                given |= {"azure_endpoint": self.base_url} if self.base_url else {}
+                given |= {"api_version": self.api_version} if self.api_version else {}
+                return openai.AsyncAzureOpenAI(**given, http_client=openai.DefaultAioHttpClient(limits=LIMITS))
+            return openai.AsyncOpenAI(**given, base_url=self.base_url, http_client=openai.DefaultAioHttpClient(limits=LIMITS))
+        except (openai.OpenAIError, ValueError) as error:
+            advice = "give the key (and for Azure endpoint and API version) in the connection"
+            failure = Fatal(f"{self!r} cannot be set up: {self._clean(str(error))} Next: {advice}.")
+        raise failure
+
+    def _refused(self, status: int, error: Any, model: str | None, wait: float | None) -> LLMError:
+        kind = kind_of(status, error)
+        code = error.get("code") if isinstance(error, Mapping) else None
+        named = f" ({code})" if code and str(code) != str(status) else ""
+        message = f"{self._place}: status {status}{named} for model {model!r}: {self._clean(words_of(error)) or 'no message'}"
+        if kind is Fatal:
+            message += f" Next: {ADVICE.get(status, 'check the base URL, the model and the key')}; then run again."
+        return kind(message, wait)
+
+    def _unreachable(self, error: openai.APIConnectionError) -> LLMError:
+        # The SDK's own words are "Connection error." and, for a dropped connection too, "Request timed out.".
+        causes = []
+        cause: BaseException | None = error.__cause__
+        while cause is not None:
+            causes.append(cause)
+            cause = cause.__cause__
+        why = causes[-1] if causes else error
+        message = f"{self._place}: {type(why).__name__}: {self._clean(words_of(str(why)))}"
+        if any(isinstance(c, aiohttp.ClientConnectorCertificateError | httpx2.UnsupportedProtocol) for c in causes):
+            return Fatal(f"{message} Next: check the base URL and the certificates that this machine trusts.")
+        return Transient(message)
+
+    @property
+    def _place(self) -> str:
+        return _shown(self.base_url) if self.base_url else "the provider's API"
+
+    def _clean(self, text: str) -> str:
+        secrets = [self._key, *self._headers.values()]
+        for secret in sorted({s.get_secret_value() for s in secrets} - {"", NO_KEY}, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+
+def _wire(request: Request, n: int) -> tuple[str, dict[str, Any]]:
+    parameters = dict(request.parameters)
+    parameters.update(parameters.pop("extra_body", None) or {})
+    if taken := parameters.keys() & RESERVED.keys():
+        name = min(taken)
+        raise TaskDefinitionError(f"A request's parameter {name!r} cannot be set by a task: {RESERVED[name]}.")
+    body = {**parameters, "model": request.model}
+    if n > 1 and not isinstance(request, Embed):
+        body["n"] = n
+    if isinstance(request, Chat):
+        body["messages"] = request.messages
+        if request.response_format is not None:
+            body["response_format"] = request.response_format
+        return "/chat/completions", body
+    if isinstance(request, Complete):
+        return "/completions", body | {"prompt": request.prompt}
+    if isinstance(request, Embed):
+        if not isinstance(request.input, str):
+            raise TaskDefinitionError("An OpenAI-compatible endpoint embeds texts, not chats: give the task a text column.")
+        return "/embeddings", body | {"input": request.input}
+    raise TaskDefinitionError("An OpenAI-compatible endpoint cannot rank: use an LLM that does, such as PairRM.")
+
+
+def _answers(reply: dict[str, Any], request: Request, n: int) -> list[Answer]:
+    if isinstance(request, Embed):
+        return [Answer(vector=reply["data"][0]["embedding"])]
+    text = _message_text if isinstance(request, Chat) else _completion_text
+    return [Answer(text=text(choice), finish_reason=choice.get("finish_reason")) for choice in reply["choices"][:n]]
+
+
+def _message_text(choice: dict[str, Any]) -> str | None:
+    message = choice["message"]
+    content = message.get("content")
+    if isinstance(content, list):
+        # Models that think aloud answer in parts; the thinking is of another type.
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    # A refusal under structured output comes beside the content. It is what the model said: the row shows it, unparsed.
+    return cast("str | None", content if content is not None else message.get("refusal"))
+
+
+def _completion_text(choice: dict[str, Any]) -> str | None:
+    return cast("str | None", choice["text"])
+
+
+def _shares(total: int | None, count: int) -> Sequence[int | None]:
+    """Divide tokens so that the shares differ by at most one and add up."""
+    if total is None:
+        return [None] * count
+    share, rest = divmod(total, count)
+    return [share + (i < rest) for i in range(count)]
+
+
+def _error_of(body: object) -> Any:
+    """Return the error object of a reply's body; the SDK unwraps it for most statuses, but not when it is a list."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    return cast("Any", body.get("error", body) if isinstance(body, Mapping) else body)
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what may be secret in it: user, password, query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,107 @@
+"""One execution of an operator: from Airflow's context to a job of the engine, and back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Asset
+
+from airflow_distil.datasets.manifest import Identity
+from airflow_distil.datasets.source import open_source
+from airflow_distil.datasets.uri import URI
+from airflow_distil.engine import Job
+from airflow_distil.exceptions import DistilError, TaskDefinitionError
+from airflow_distil.hooks.identity import ask_of, identity_of
+from airflow_distil.hooks.llm import LLMHook
+from airflow_distil.hooks.storage import default_destination, scratch_dir, store_for
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_distil.engine.progress import Progress
+    from airflow_distil.engine.stop import Stop
+    from airflow_distil.operators.base import DistilOperator
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+PROGRESS_KEY = "distil_progress"
+# Airflow raises in the main thread when execution_timeout is over; stopping a little earlier by ourselves lets answers that
+# are on their way arrive.
+LAST_SHARE = 0.2
+LAST_SECONDS = 10.0
+
+
+def run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any]:
+    """Run an operator's task over its source, and return the summary.
+
+    :raises AirflowFailException: if another attempt would end the same way.
+    :raises AirflowException: if the next attempt can go on.
+    """
+    try:
+        summary = _run(operator, context, stop)
+    except DistilError as error:
+        # The one place where our errors become Airflow's: see `airflow_distil.exceptions` for which are final.
+        raise (AirflowFailException if error.final else AirflowException)(f"{type(error).__name__}: {error}") from error
+    for outlet in operator.outlets:
+        if isinstance(outlet, Asset):
+            context["outlet_events"][outlet].extra = summary
+    return summary
+
+
+def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any]:
+    identity = identity_of(context)
+    destination = _destination(operator, identity)
+    if operator.on_existing not in {"reuse", "regenerate", "fail"}:
+        raise TaskDefinitionError(f"on_existing is {operator.on_existing!r}; it must be 'reuse', 'regenerate' or 'fail'.")
+    llm = LLMHook(operator.llm_conn_id).get_conn(model=operator.model or None, generation_kwargs=operator.generation_kwargs)
+    source = open_source(
+        operator.source, stores=store_for, limit=operator.limit, columns=operator.source_columns, schema=operator.schema
+    )
+    scratch = scratch_dir()
+    job = Job(
+        task=operator.task,
+        llm=llm,
+        source=source,
+        store=store_for(destination),
+        destination=str(destination),
+        identity=identity,
+        ask=ask_of(context),
+        try_number=context["ti"].try_number,
+        on_existing=operator.on_existing,
+        max_failure_ratio=operator.max_failure_ratio,
+        max_concurrency=operator.max_concurrency,
+        scratch=Path(scratch) if scratch else None,
+        stop=stop,
+    )
+    log.info("%d rows, task %s, model %s, to %s", source.rows, operator.task.name, llm.model, destination)
+
+    def report(progress: Progress) -> None:
+        log.info("%s", progress.line())
+        try:
+            context["ti"].xcom_push(PROGRESS_KEY, progress.snapshot())
+        except Exception as error:  # noqa: BLE001 - progress is for people; the dataset does not depend on it
+            log.warning("Could not push progress: %s", error)
+
+    manifest = job.run(report, _deadline(operator))
+    return manifest.summary(str(destination))
+
+
+def _destination(operator: DistilOperator, identity: Identity) -> URI:
+    if operator.destination:
+        destination = URI.parse(operator.destination)
+    else:
+        destination = default_destination(identity.dag_id, identity.task_id, identity.run_id)
+    # No two task instances share a destination; the list of their summaries is the dataset.
+    return destination.join(f"map-{identity.map_index:05d}") if identity.map_index >= 0 else destination
+
+
+def _deadline(operator: DistilOperator) -> float | None:
+    if operator.execution_timeout is None:
+        return None
+    seconds = operator.execution_timeout.total_seconds()
+    return time.monotonic() + seconds - min(LAST_SECONDS, LAST_SHARE * seconds)

@@ -1,0 +1,168 @@
+"""The operator behind all others: rows in, a task over each, Parquet out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
+
+from airflow.sdk import BaseOperator, literal
+
+from airflow_distil.exceptions import TaskDefinitionError
+from airflow_distil.operators.options import AirflowOptions
+from airflow_distil.tasks.base import Task
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.sdk import Context
+
+    from airflow_distil.engine.stop import Stop
+
+__all__ = ["DistilOperator", "TaskOperator"]
+
+_TEXTS = ("destination", "llm_conn_id", "model", "on_existing")
+
+
+class DistilOperator(BaseOperator):
+    """Run a task over each row of a source and publish the results as Parquet.
+
+    Returns a summary by XCom: where the dataset is and what is in it, never rows. A retry or a clear goes on from the answers
+    that were already paid for.
+
+    :param task: the task, without an LLM: that comes from the connection. (templates are not rendered in it)
+    :param source: the rows. A URI, glob or list of URIs (Parquet, JSONL, JSON, CSV; plain, gz, zst); rows as a list of dicts;
+        or what another operator of this package returned, or a list of that. (templated)
+    :param destination: URI of the folder to publish in: `file`, `gs`, or any with a connection as `scheme://conn_id@bucket/key`.
+        By default `[distil] dataset_root`, then DAG, task and run. A mapped task instance writes to `map-<index>/` below it. A
+        destination belongs to one task. (templated)
+    :param llm_conn_id: connection of the LLM, of type `distil_llm`, `openai` or `pydanticai`. (templated)
+    :param model: model name; by default the connection's. (templated)
+    :param generation_kwargs: parameters of the endpoint by their OpenAI names: `temperature`, `max_tokens`, …
+    :param max_concurrency: most requests in flight. By default found out while running, up to the connection's.
+    :param max_failure_ratio: share of rows that may fail or be unparsed, 0 to 1, of those not skipped. Above it nothing is
+        published.
+    :param on_existing: what a cleared or new run does with an edition that is there already: `reuse` (ask failed and unparsed
+        rows again, and what changed; nothing if there is none), `regenerate` (ask everything anew), `fail`. A retry always goes
+        on. (templated)
+    :param limit: use only the first rows of the source.
+    :param source_columns: use only these columns of the source.
+    :param schema: Arrow types of CSV columns, as `{"column": "int64"}`; the others are strings.
+    """
+
+    template_fields: Sequence[str] = ("source", *_TEXTS)
+    ui_color = "#e8f0ea"
+
+    def __init__(
+        self,
+        *,
+        task: Task | None,
+        source: Any,
+        destination: str | None = None,
+        llm_conn_id: str = "distil_llm_default",
+        model: str | None = None,
+        generation_kwargs: dict[str, Any] | None = None,
+        max_concurrency: int | None = None,
+        max_failure_ratio: float = 0.05,
+        on_existing: Literal["reuse", "regenerate", "fail"] = "reuse",
+        limit: int | None = None,
+        source_columns: list[str] | None = None,
+        schema: dict[str, str] | None = None,
+        **kwargs: Unpack[AirflowOptions],
+    ) -> None:
+        super().__init__(**kwargs)
+        if isinstance(task, Task) and task.llm is not None:
+            # A mapped operator's arguments are stored in the serialized DAG, and an LLM holds its key.
+            raise TaskDefinitionError(
+                f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id."
+            )
+        self.task: Any = task
+        self.source = _guarded(source)
+        self.destination = destination
+        self.llm_conn_id = llm_conn_id
+        self.model = model
+        self.generation_kwargs = generation_kwargs
+        self.max_concurrency = max_concurrency
+        self.max_failure_ratio = max_failure_ratio
+        self.on_existing = on_existing
+        self.limit = limit
+        self.source_columns = source_columns
+        self.schema = schema
+        self._stop: Stop | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the task over the source and return the summary of the published dataset."""
+        from airflow_distil.engine.stop import Stop
+        from airflow_distil.operators.attempt import run
+
+        self._stop = Stop()
+        return run(self, context, self._stop)
+
+    def on_kill(self) -> None:
+        """Stop soon: `execute` keeps what is paid and raises. Airflow calls this from its signal handler."""
+        if self._stop is not None:
+            self._stop.request("Airflow asked the task to end")
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: jinja2.Environment, seen_oids: set[int]
+    ) -> None:
+        fields = list(template_fields)
+        super()._do_render_template_fields(parent, [f for f in fields if f not in _TEXTS], context, jinja_env, seen_oids)
+        # A name is text, also where a DAG renders to native objects: a model called "4" must not become a number.
+        native, self.render_template_as_native_obj = self.render_template_as_native_obj, False
+        try:
+            texts = [f for f in fields if f in _TEXTS]
+            super()._do_render_template_fields(parent, texts, context, self.get_template_env(), seen_oids)
+        finally:
+            self.render_template_as_native_obj = native
+
+
+class TaskOperator(DistilOperator):
+    """Base of the operators that are named after a task.
+
+    :param fields: the task's own fields.
+
+    The others are fields that all tasks have; see `airflow_distil.tasks.Task`.
+    """
+
+    task_class: ClassVar[type[Task]]
+
+    def __init__(
+        self,
+        *,
+        fields: dict[str, Any],
+        name: str = "",
+        num_generations: int = 1,
+        group_generations: bool = False,
+        input_mappings: dict[str, str] | None = None,
+        output_mappings: dict[str, str] | None = None,
+        add_raw_input: bool = False,
+        add_raw_output: bool = False,
+        structured_output: Any = False,
+        max_parse_retries: int = 1,
+        seed: int = 42,
+        **kwargs: Any,
+    ) -> None:
+        given = {
+            **fields,
+            "name": name,
+            "num_generations": num_generations,
+            "group_generations": group_generations,
+            "input_mappings": input_mappings or {},
+            "output_mappings": output_mappings or {},
+            "add_raw_input": add_raw_input,
+            "add_raw_output": add_raw_output,
+            "structured_output": structured_output,
+            "max_parse_retries": max_parse_retries,
+            "seed": seed,
+        }
+        # While a mapped operator is only checked, what it is mapped over is not there yet.
+        unknown = any(hasattr(value, "iter_references") or type(value).__name__ == "MappedArgument" for value in given.values())
+        super().__init__(task=None if unknown else self.task_class(**given), **kwargs)
+
+
+def _guarded(source: Any) -> Any:
+    """Keep row text from being rendered as a template. Only the rows: a list may also hold what upstream tasks return."""
+    if isinstance(source, dict):
+        return literal(source)
+    if isinstance(source, list):
+        return [literal(row) if isinstance(row, dict) else row for row in source]
+    return source

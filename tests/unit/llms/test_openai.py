@@ -1,0 +1,149 @@
+"""How an `OpenAILLM` is set up. What it answers is in `tests/contracts/llms`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_distil.conversation import Chat, user
+from airflow_distil.exceptions import Fatal, TaskDefinitionError
+from airflow_distil.llms import OpenAILLM
+from airflow_distil.llms.openai import _shares
+from airflow_distil.testing import FakeLLM
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def ask(llm: OpenAILLM) -> str | None:
+    async def once() -> str | None:
+        try:
+            return (await llm.answer(Chat([user("hello")])))[0].text
+        finally:
+            await llm.aclose()
+
+    return asyncio.run(once())
+
+
+def test_key_and_url_come_from_the_environment(monkeypatch):
+    """`OpenAILLM(model=…)` alone, as every tutorial writes it, needed arguments."""
+    with FakeLLM(api_key="sk-from-env") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-from-env\n")
+        assert "hello" in ask(OpenAILLM(model="gpt-4"))
+
+
+def test_a_local_server_needs_no_key():
+    """The SDK refused to talk to a local server without a key in the environment."""
+    with FakeLLM() as server:
+        assert "hello" in ask(OpenAILLM("m", base_url=server.base_url))
+
+
+@pytest.mark.parametrize("backend", ["openai", "azure"])
+def test_no_key_is_fatal_and_says_so(backend):
+    """A missing key was retried as a lost connection."""
+    with pytest.raises(Fatal, match="key"):
+        ask(OpenAILLM("m", backend=backend))
+
+
+def test_nothing_is_connected_before_the_first_call():
+    """A client made in `__init__` belonged to no event loop, or to the wrong one."""
+    assert OpenAILLM("m", base_url="http://127.0.0.1:9/v1")._client is None
+
+
+def test_a_second_event_loop_without_aclose():
+    """Two `asyncio.run` in a notebook, without `aclose` between: 'Event loop is closed'."""
+    with FakeLLM() as server:
+        llm = OpenAILLM("m", base_url=server.base_url)
+        loops = [asyncio.new_event_loop() for _ in range(2)]
+        clients = []
+        for loop in loops:
+            loop.run_until_complete(llm.answer(Chat([user("hello")])))
+            clients.append(llm._client[1])
+        for loop, client in zip(loops, clients, strict=True):
+            loop.run_until_complete(client.close())
+            loop.close()
+        assert clients[0] is not clients[1]
+
+
+def test_aclose_twice_and_unused():
+    """Closing what was never used raised in the `finally` of a failed run, and hid the failure."""
+
+    async def close() -> None:
+        llm = OpenAILLM("m", base_url="http://127.0.0.1:9/v1")
+        await llm.aclose()
+        await llm.aclose()
+
+    asyncio.run(close())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "ftp://host", "host"])
+def test_a_base_url_without_scheme_is_refused(url):
+    """It failed at the first call, as a lost connection that was retried."""
+    with pytest.raises(TaskDefinitionError, match="http://"):
+        OpenAILLM("m", base_url=url)
+
+
+def test_an_unknown_backend_is_refused():
+    """A typo in the backend gave OpenAI's, and the key went there."""
+    with pytest.raises(TaskDefinitionError, match="azur'"):
+        OpenAILLM("m", backend="azur")
+
+
+def test_generation_kwargs_are_checked_at_once():
+    """An unknown parameter was found by the first paid call."""
+    with pytest.raises(TaskDefinitionError, match="temperature"):
+        OpenAILLM("m", generation_kwargs={"temprature": 1})
+
+
+def test_nothing_secret_is_shown():
+    """`repr` of a task ends in logs, rendered fields and the serialized DAG."""
+    url = "https://gateway.example/v1?key=query-secret"
+    llm = OpenAILLM("m", base_url=url, api_key="sk-key-secret", headers={"X-Key": "header-secret"})
+    assert repr(llm) == "OpenAILLM('m', base_url='https://gateway.example/v1')"
+    assert "sk-key-secret" not in str(vars(llm))
+    assert "header-secret" not in str(vars(llm))
+
+
+def test_a_url_with_a_password_is_refused_and_not_shown():
+    """The proxy's password stood in each error column."""
+    with pytest.raises(TaskDefinitionError, match="gateway") as raised:
+        OpenAILLM("m", base_url="https://me:url-secret@gateway.example/v1")
+    assert "url-secret" not in str(raised.value)
+
+
+def test_a_request_writes_nothing_to_the_log(caplog):
+    """Httpx logs one line per request at INFO: 100,000 rows, 100,000 lines in the task log."""
+    caplog.set_level(logging.INFO)
+    with FakeLLM() as server:
+        ask(OpenAILLM("m", base_url=server.base_url))
+    assert not caplog.records
+
+
+def test_models():
+    """The list was read from the wrong field."""
+    with FakeLLM(models={"b", "a"}) as server:
+        llm = OpenAILLM("", base_url=server.base_url)
+
+        async def listed() -> list[str]:
+            try:
+                return await llm.models()
+            finally:
+                await llm.aclose()
+
+        assert asyncio.run(listed()) == ["a", "b"]
+
+
+@given(st.integers(0, 10**9), st.integers(1, 64))
+def test_shares_add_up(total, count):
+    """Rounded shares made the sum of the column differ from the bill."""
+    shares = _shares(total, count)
+    assert sum(shares) == total
+    assert max(shares) - min(shares) <= 1
