@@ -32,7 +32,7 @@ os.environ.update(
 
 # What Airflow 3.2 meets in libraries that are younger than it; nothing here is raised by, or because of, our code.
 OTHERS_WARNINGS = [
-    "ignore:The anyio.abc.BlockingPortal alias is deprecated:DeprecationWarning",
+    "ignore:Cadwyn's changelog feature is deprecated:DeprecationWarning",
 ]
 
 

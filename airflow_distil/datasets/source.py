@@ -18,7 +18,16 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from airflow_distil.datasets.manifest import CLAIMS, FORMAT, MANIFESTS, Manifest
-from airflow_distil.datasets.readers import Contents, JSONReader, Located, Reader, format_of, reader_for, without_surrogates
+from airflow_distil.datasets.readers import (
+    Contents,
+    JSONReader,
+    Located,
+    Reader,
+    cast_to,
+    format_of,
+    reader_for,
+    without_surrogates,
+)
 from airflow_distil.datasets.stores import Entry, RangeFile, Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import DistilError, NotPublished, SourceError, TaskDefinitionError
@@ -504,7 +513,7 @@ def _conformed(batch: pa.RecordBatch, schema: pa.Schema, name: str) -> pa.Record
             arrays.append(pa.nulls(batch.num_rows, column.type))
             continue
         try:
-            arrays.append(batch.column(index).cast(column.type))
+            arrays.append(cast_to(batch.column(index), column.type))
         except pa.ArrowException as error:
             own = batch.schema.field(index).type
             raise SourceError(

@@ -146,6 +146,6 @@ def _reader(data: Any) -> pa.RecordBatchReader:
         return pa.RecordBatchReader.from_stream(data)
     except TypeError as error:
         raise SourceError(
-            f"publish() cannot stream a {type(data).__name__}. Pass a pyarrow, polars or duckdb result, a list of rows, or a list of "
-            "summaries."
+            f"publish() cannot stream a {type(data).__name__}. Pass a pyarrow, polars or duckdb result, a list of rows, or a "
+            "list of summaries."
         ) from error

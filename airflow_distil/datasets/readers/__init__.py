@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from airflow_distil.datasets.readers.base import Contents, Opener, Reader, distinct
+from airflow_distil.datasets.readers.base import Contents, Opener, Reader, cast_to, distinct
 from airflow_distil.datasets.readers.csv import CSVReader
 from airflow_distil.datasets.readers.json import (
     JSONReader,
@@ -30,6 +30,7 @@ __all__ = [
     "ParquetReader",
     "Reader",
     "array_of_objects",
+    "cast_to",
     "distinct",
     "format_of",
     "infer",

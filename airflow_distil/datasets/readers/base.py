@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from airflow_distil.exceptions import SourceError
 
-__all__ = ["BATCH_BYTES", "BATCH_ROWS", "Contents", "Opener", "Reader", "distinct"]
+__all__ = ["BATCH_BYTES", "BATCH_ROWS", "Contents", "Opener", "Reader", "cast_to", "distinct"]
 
 # Enough rows that the cost per batch vanishes, few enough that the rows behind one are nothing beside what is in flight.
 BATCH_ROWS = 1024
@@ -47,6 +47,14 @@ class Reader(Protocol):
 
         :param schema: some or all of the columns that `scan` gave, with those types.
         """
+
+
+def cast_to(array: pa.Array, type: pa.DataType) -> pa.Array:
+    """Return the array as that type.
+
+    Arrow's own cast to the same type is not a no-op: it breaks nulls inside lists (pyarrow 26).
+    """
+    return array if array.type == type else array.cast(type)
 
 
 def distinct(names: list[str], name: str) -> list[str]:

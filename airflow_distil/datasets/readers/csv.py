@@ -69,15 +69,19 @@ class CSVReader:
 
 
 def _records(file: Opener, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line on which it ends, values) of each record, the header first; empty lines are no records."""
+    """Yield (line on which it starts, values) of each record, the header first; empty lines are no records."""
     text = io.TextIOWrapper(decompressed(file()), encoding="utf-8-sig", newline="")
     records = csv.reader(text, strict=True)
-    try:
-        for values in records:
-            if values:
-                yield records.line_num, values
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise SourceError(f"{name}, line {records.line_num + 1}: not CSV in UTF-8: {error}.") from error
+    while True:
+        line = records.line_num + 1
+        try:
+            values = next(records, None)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(f"{name}, record from line {line}: not CSV in UTF-8: {error}.") from error
+        if values is None:
+            return
+        if values:
+            yield line, values
 
 
 def _batch(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_distil.datasets.readers.base import BATCH_BYTES, BATCH_ROWS, Contents, Opener, distinct
+from airflow_distil.datasets.readers.base import BATCH_BYTES, BATCH_ROWS, Contents, Opener, cast_to, distinct
 
 __all__ = ["ParquetReader"]
 
@@ -26,9 +26,9 @@ class ParquetReader:
 
     def scan(self, file: Opener, name: str, limit: int | None = None) -> Contents:
         """Read the footer."""
-        parquet = pq.ParquetFile(pa.PythonFile(file(), "r"))
-        rows = parquet.metadata.num_rows
-        schema = parquet.schema_arrow
+        with file() as opened:
+            parquet = pq.ParquetFile(pa.PythonFile(opened, "r"))
+            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
         distinct(schema.names, name)
         # Categories are a way to store text, and two files seldom have the same ones.
         fields = [field.with_type(_plain(field.type)).remove_metadata() for field in schema]
@@ -36,11 +36,13 @@ class ParquetReader:
 
     def batches(self, file: Opener, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:  # noqa: ARG002
         """Decode a few pages of each column at a time."""
-        parquet = pq.ParquetFile(pa.PythonFile(file(), "r"), pre_buffer=False, buffer_size=COLUMN_BUFFER)
-        for batch in parquet.iter_batches(self._batch_rows(parquet.metadata), columns=schema.names, use_threads=False):
-            # Selected by name again: to Parquet, column "a" also means every column "a.…".
-            arrays = [batch.column(field.name).cast(field.type) for field in schema]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        with file() as opened:
+            parquet = pq.ParquetFile(pa.PythonFile(opened, "r"), pre_buffer=False, buffer_size=COLUMN_BUFFER)
+            size = self._batch_rows(parquet.metadata)
+            for batch in parquet.iter_batches(size, columns=schema.names, use_threads=False):
+                # Selected by name again: to Parquet, column "a" also means every column "a.…".
+                arrays = [cast_to(batch.column(field.name), field.type) for field in schema]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _batch_rows(self, metadata: pq.FileMetaData) -> int:
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
