@@ -100,7 +100,7 @@ class Rank(_Asked):
 
 
 Request: TypeAlias = Chat | Complete | Embed | Rank
-_R = TypeVar("_R", Chat, Complete, Embed, Rank)
+_R = TypeVar("_R", bound=_Asked)
 
 
 def resolve(request: _R, model: str, parameters: Mapping[str, Any]) -> _R:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 from pathlib import Path
 
 __all__ = ["DiskMap"]
@@ -68,8 +67,7 @@ class DiskMap:
     def _grow(self) -> None:
         old, end = self._map, self._slots * self._record
         larger = self._path.with_suffix(".larger")
-        self._slots *= 2
-        self._map = self._make(larger, self._slots)
+        self._map, self._slots = self._make(larger, self._slots * 2), self._slots * 2
         for start in range(0, end, self._record):
             key = old[start : start + KEY]
             if key != EMPTY:
@@ -80,6 +78,9 @@ class DiskMap:
 
     def _make(self, path: Path, slots: int) -> mmap.mmap:
         with path.open("w+b") as file:
-            # Real blocks, not a sparse file: a full disk must be an OSError here, not a SIGBUS at some later store.
-            os.posix_fallocate(file.fileno(), 0, slots * self._record)
+            # Real blocks, not a sparse file: a full disk must be an OSError here, not a SIGBUS at some later store. Written,
+            # because not every platform has `posix_fallocate`.
+            for _ in range(0, slots, FIRST_SLOTS):
+                file.write(bytes(FIRST_SLOTS * self._record))
+            file.flush()
             return mmap.mmap(file.fileno(), slots * self._record)

@@ -133,12 +133,15 @@ class Scratch:
         offset = start
         while offset + _FRAME.size <= end:
             length, checksum = _FRAME.unpack(os.pread(self._file, _FRAME.size, offset))
-            content = os.pread(self._file, length, offset + _FRAME.size)
-            if len(content) < length or length < _HEAD.size or zlib.crc32(content) != checksum:
+            after = offset + _FRAME.size + length
+            # The length is looked at first: a torn one may say 4 GB, and reading would make room for them.
+            torn = length < _HEAD.size or after > end
+            content = b"" if torn else os.pread(self._file, length, offset + _FRAME.size)
+            if torn or zlib.crc32(content) != checksum:
                 log.info("%s ends in a torn record at byte %d; the facts before it are used", self.path, offset)
                 return
             yield offset, _unpack(content)
-            offset += _FRAME.size + length
+            offset = after
 
     def close(self) -> None:
         """Close the file and keep it."""

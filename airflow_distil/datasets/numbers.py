@@ -25,7 +25,8 @@ class Numbers:
             column = batch.column(name)
             if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
                 continue
-            column = pc.drop_null(column)
+            # NaN and infinity have no form in JSON, and would leave a manifest that cannot be read.
+            column = column.filter(pc.is_finite(column))
             if not len(column):
                 continue
             least, most, total = pc.min(column).as_py(), pc.max(column).as_py(), pc.sum(column).as_py()

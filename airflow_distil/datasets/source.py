@@ -17,8 +17,10 @@ from typing import Any, BinaryIO, Literal, TypeAlias, cast
 import pyarrow as pa
 from pydantic import ValidationError
 
+from airflow_distil.conversation import Row
 from airflow_distil.datasets.manifest import CLAIMS, FORMAT, MANIFESTS, Manifest
 from airflow_distil.datasets.readers import (
+    JSON,
     Contents,
     JSONReader,
     Located,
@@ -32,7 +34,7 @@ from airflow_distil.datasets.stores import Entry, RangeFile, Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import DistilError, NotPublished, SourceError, TaskDefinitionError
 
-__all__ = ["Source", "SourceFile", "Stores", "find_parts", "open_source"]
+__all__ = ["Source", "SourceFile", "Stores", "find_parts", "open_source", "rows_of"]
 
 Stores: TypeAlias = Callable[[URI], Store]
 """Opens the store rooted at a URI; the caller knows the credentials."""
@@ -195,6 +197,15 @@ def open_source(
             "@task.short_circuit upstream skip this task."
         )
     return _fitted(pieces, columns, types)
+
+
+def rows_of(batch: pa.RecordBatch) -> list[Row]:
+    """Return the rows of a batch as Python values, those of JSON columns parsed."""
+    rows: list[Row] = batch.to_pylist()
+    for name in (column.name for column in batch.schema if column.type == JSON):
+        for row in rows:
+            row[name] = None if row[name] is None else json.loads(row[name])
+    return rows
 
 
 def find_parts(source: Any, *, stores: Stores = open_store) -> list[tuple[Store, list[str]]]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from airflow_distil.conversation import LLM, Answer, Row
 from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.log import Kind
+from airflow_distil.datasets.source import rows_of
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
 from airflow_distil.engine.progress import Progress
@@ -140,8 +141,7 @@ class AskPass:
             # A batch without rows is not the end.
             for batch in self.batches:
                 if batch.num_rows:
-                    rows: list[Row] = batch.to_pylist()
-                    return rows
+                    return rows_of(batch)
             return []
 
         return await asyncio.to_thread(read)

@@ -148,10 +148,12 @@ class Facts:
             else:
                 at = end
             if facts:
-                name = f"{LOG}{self._claim.folder}/{self._segment + 1:06d}.arrow"
+                # A new name for each try: of an upload that seemed to fail the reply may have been lost, and by the next try
+                # there are more facts to put into the segment. Copies count once.
+                self._segment += 1
+                name = f"{LOG}{self._claim.folder}/{self._segment:06d}.arrow"
                 if not create(self._store, name, encode_segment(facts)):
                     raise OSError(f"{name} exists already and is not ours")
-                self._segment += 1
             self._uploaded = at
 
     def close(self) -> None:
@@ -223,12 +225,13 @@ class Facts:
         facts: list[Fact] = []
         covers: list[str] = []
         size = number = 0
-        for position, name in enumerate(names):
+        for position, name in enumerate(names, 1):
             read, _ = self._read(name)
-            facts += read
-            covers.append(name)
-            size += sum(len(fact.body) for fact in read)
-            if facts and (size >= SEGMENT_BYTES or position == len(names) - 1):
+            if read:  # else it is damaged, or of a newer format: who can read it must still find it
+                facts += read
+                covers.append(name)
+                size += sum(len(fact.body) for fact in read)
+            if facts and (size >= SEGMENT_BYTES or position == len(names)):
                 number += 1
                 create(self._store, f"{LOG}{self._claim.folder}/compact-{number:06d}.arrow", encode_segment(facts, covers))
                 facts, covers, size = [], [], 0

@@ -245,7 +245,8 @@ def check_columns(task: Task, schema: pa.Schema) -> None:
     if missing := [name for name in needed if name not in schema.names]:
         raise TaskDefinitionError(
             f"Task {task.name!r} reads {_list(missing)}, which the source does not have. "
-            f"Its columns are {_list(schema.names)}. If one of them is meant, pass input_mappings={{{missing[0]!r}: '<column>'}}."
+            f"Its columns are {_list(schema.names)}. If one of them is meant, pass "
+            f"input_mappings={{{missing[0]!r}: '<column>'}}."
         )
     written = [task.output_mappings.get(name, name) for name in (*task.output_names, "model_name")]
     if twice := sorted({name for name in written if written.count(name) > 1}):

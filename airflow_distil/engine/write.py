@@ -12,6 +12,7 @@ import pyarrow as pa
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.datasets.numbers import Numbers
+from airflow_distil.datasets.source import rows_of
 from airflow_distil.engine.columns import Columns
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
 from airflow_distil.engine.facts import Facts
@@ -110,9 +111,8 @@ class WritePass:
         schema = self.output_schema
         for batch in self.source:
             self.stop.check()
-            rows: list[Row] = batch.to_pylist()
             written: list[tuple[int, int, Row, Fate]] = []
-            for position, row in enumerate(rows):
+            for position, row in enumerate(rows_of(batch)):
                 written += [(position, ordinal, row, fate) for fate in self._tell(ordinal, row)]
                 ordinal += 1
             yield self._batch(batch, written, schema)
@@ -146,8 +146,7 @@ class WritePass:
         positions = pa.array([position for position, *_ in written], pa.int64())
         task = self.speech.task
         arrays = [batch.column(name).take(positions) for name in self._kept()]
-        for name in task.output_names:
-            arrays.append(self._task_array(name, [fate.columns.get(name) for *_, fate in written]))
+        arrays += [self._task_array(name, [fate.columns.get(name) for *_, fate in written]) for name in task.output_names]
         arrays += [
             pa.array([self.speech.model] * len(written), pa.string()),
             pa.array([ordinal for _, ordinal, *_ in written], pa.int64()),

@@ -118,7 +118,7 @@ class OpenAILLM:
         :raises LLMError: of the kind that says what the engine has to do.
         """
         if request.model is None:
-            request = resolve(cast("Any", request), self.model, self.parameters)
+            request = resolve(request, self.model, self.parameters)
         path, body = _wire(request, n)
         began = time.perf_counter()
         reply = await self._send("POST", path, body)

@@ -18,7 +18,9 @@ with DAG("thousand", schedule=None, start_date=WHEN) as dag:
         source=os.environ.get("THOUSAND_SOURCE", ""),
         destination=os.environ.get("THOUSAND_DESTINATION"),
         max_concurrency=int(os.environ.get("THOUSAND_CONCURRENCY", "16")),
-        execution_timeout=timedelta(seconds=float(os.environ["THOUSAND_TIMEOUT"])) if "THOUSAND_TIMEOUT" in os.environ else None,
+        execution_timeout=timedelta(seconds=float(os.environ["THOUSAND_TIMEOUT"]))
+        if "THOUSAND_TIMEOUT" in os.environ
+        else None,
     )
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pyarrow as pa
 from airflow_distil.datasets.readers.base import Contents, Opener, Reader, cast_to, distinct
 from airflow_distil.datasets.readers.csv import CSVReader
 from airflow_distil.datasets.readers.json import (
+    JSON,
     JSONReader,
     Located,
     array_of_objects,
@@ -22,6 +23,7 @@ from airflow_distil.datasets.readers.parquet import ParquetReader
 from airflow_distil.exceptions import TaskDefinitionError
 
 __all__ = [
+    "JSON",
     "CSVReader",
     "Contents",
     "JSONReader",

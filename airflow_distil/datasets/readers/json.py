@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,22 @@ from airflow_distil.datasets.readers.base import BATCH_BYTES, BATCH_ROWS, Conten
 from airflow_distil.datasets.readers.text import decompressed
 from airflow_distil.exceptions import SourceError
 
-__all__ = ["Framing", "JSONReader", "Located", "array_of_objects", "infer", "lines", "rows_to_batch", "without_surrogates"]
+__all__ = [
+    "JSON",
+    "Framing",
+    "JSONReader",
+    "Located",
+    "array_of_objects",
+    "infer",
+    "lines",
+    "rows_to_batch",
+    "without_surrogates",
+]
 
+log = logging.getLogger(__name__)
+
+# Arrow's own type for it, which Parquet and duckdb know too.
+JSON = pa.json_()
 # Read from an array at a time; an object longer than this is completed by reading more.
 CHUNK = 2**18
 
@@ -40,6 +55,8 @@ Framing: TypeAlias = Callable[[Opener, str], Iterator[Located]]
 @dataclass(frozen=True)
 class JSONReader:
     """Types are unified over all rows: an integer widens to a float, null to anything, objects to the union of their keys.
+
+    Values that have no common type stay what they are, in a column of type JSON: a task that cannot use one fails that row.
 
     Two things JSON can say and Parquet cannot: an object without keys, in a column where none has any, reads as null; half
     of a surrogate pair reads as U+FFFD.
@@ -199,17 +216,21 @@ class _Text:
 
 
 def infer(rows: Sequence[Located], known: pa.Schema, name: str) -> pa.Schema:
-    """Return the schema that also holds these rows.
+    """Return the schema that also holds these rows. A column that would need two types is one of JSON values.
 
     :param known: schema of the rows before.
-    :raises SourceError: if a column would need two types, naming it, them and the place.
     """
+    free = pa.schema([field for field in known if field.type != JSON])
+    values = [row.value for row in rows]
+    mixed = {field.name for field in known} - set(free.names)
     try:
-        return _unified(known, _schema([row.value for row in rows]))
+        found = _unified(free, _schema([{key: value for key, value in row.items() if key not in mixed} for row in values]))
     except (pa.ArrowException, OverflowError, TypeError):
+        found = free
         for row in rows:
-            known = _with_row(row, known, name)
-        return known
+            found = _with_row(row, found, name, mixed)
+    order = [*known.names, *(column for column in found.names if column not in known.names)]
+    return pa.schema([known.field(column) if column in mixed else found.field(column) for column in order])
 
 
 def rows_to_batch(rows: Sequence[Located], schema: pa.Schema, name: str) -> pa.RecordBatch:
@@ -220,6 +241,9 @@ def rows_to_batch(rows: Sequence[Located], schema: pa.Schema, name: str) -> pa.R
 
 def _array(rows: Sequence[Located], field: pa.Field, name: str) -> pa.Array:
     values = [row.value.get(field.name) for row in rows]
+    if field.type == JSON:
+        texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+        return pa.ExtensionArray.from_storage(JSON, pa.array(texts, JSON.storage_type))
     try:
         return pa.array(values, field.type)
     except (pa.ArrowException, OverflowError, TypeError):
@@ -240,20 +264,17 @@ def _schema(rows: list[dict[str, Any]]) -> pa.Schema:
     return pa.schema([(column, pa.array([row.get(column) for row in rows]).type) for column in columns])
 
 
-def _with_row(row: Located, known: pa.Schema, name: str) -> pa.Schema:
+def _with_row(row: Located, known: pa.Schema, name: str, mixed: set[str]) -> pa.Schema:
     for column, value in row.value.items():
-        where = f"{name}, {row.place}: column {column!r}"
+        index = known.get_field_index(column)
+        if column in mixed or (index >= 0 and known.field(index).type == JSON):
+            continue
         try:
-            new = pa.schema([(column, pa.array([value]).type)])
+            known = _unified(known, pa.schema([(column, pa.array([value]).type)]))
         except (pa.ArrowException, OverflowError, TypeError) as error:
-            raise SourceError(f"{where} cannot be a column value: {error}. Make it text in the source.") from error
-        try:
-            known = _unified(known, new)
-        except pa.ArrowException as error:
-            raise SourceError(
-                f"{where} is {new.field(column).type}, and {known.field(column).type} in rows before. "
-                "A column has one type: make it text in the source, or leave it out."
-            ) from error
+            log.warning("%s, %s: column %r has values of several types and is read as JSON: %s", name, row.place, column, error)
+            field = pa.field(column, JSON)
+            known = known.set(index, field) if index >= 0 else known.append(field)
     return known
 
 
