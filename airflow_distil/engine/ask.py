@@ -19,7 +19,9 @@ import pyarrow as pa
 from airflow_distil.conversation import LLM, Answer, Row
 from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.log import Kind
+from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
+from airflow_distil.engine.asking import LONGEST_TOLD
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
 from airflow_distil.engine.progress import Progress
@@ -28,9 +30,9 @@ from airflow_distil.engine.stop import Stop
 from airflow_distil.exceptions import (
     BadRow,
     DestinationError,
+    DistilError,
     Fatal,
     RateLimited,
-    Superseded,
     TaskDefinitionError,
     TooManyFailures,
     Transient,
@@ -98,6 +100,8 @@ class AskPass:
         loop = asyncio.get_running_loop()
         self.stop.listen(lambda: loop.call_soon_threadsafe(self._halt, self.stop.error))
         upkeep = [asyncio.create_task(self._upload_regularly()), asyncio.create_task(self._watch_clock())]
+        for task in upkeep:
+            task.add_done_callback(self._ended)
         try:
             try:
                 await self._feed()
@@ -134,7 +138,7 @@ class AskPass:
                 await self._room()
                 task = asyncio.create_task(self._converse(state))
                 self._open.add(task)
-                task.add_done_callback(self._row_ended)
+                task.add_done_callback(self._ended)
 
     async def _next_batch(self) -> list[Row]:
         def read() -> list[Row]:
@@ -215,9 +219,12 @@ class AskPass:
         try:
             answers, tried = await self.progress.asker.ask(request, len(askers), self._permit)
         except BadRow as error:
-            self._write_down(askers, Kind.BAD_ROW, {"error": f"{error}", "latency": time.monotonic() - began})
+            self._write_down(askers, Kind.BAD_ROW, _failure(error, began))
         except (Transient, RateLimited) as error:
-            self._write_down(askers, Kind.TRANSIENT, {"error": f"{error}", "latency": time.monotonic() - began})
+            if (error.retry_after or 0) > LONGEST_TOLD:
+                self._halt(error)
+                raise _Halted from error
+            self._write_down(askers, Kind.TRANSIENT, _failure(error, began))
         except Fatal as error:
             self._halt(error)
             raise _Halted from error
@@ -234,7 +241,7 @@ class AskPass:
         self.progress.input_tokens += tokens_in or 0
         self.progress.output_tokens += tokens_out or 0
         body = {
-            "text": answer.text,
+            "text": without_surrogates(answer.text),
             "vector": None if answer.vector is None else list(answer.vector),
             "scores": None if answer.scores is None else list(answer.scores),
             "finish_reason": answer.finish_reason,
@@ -296,7 +303,7 @@ class AskPass:
                 log.warning("The clock jumped by over %d s; looking for a newer attempt before going on", CLOCK_JUMP)
                 try:
                     await asyncio.to_thread(self.commit.look)
-                except (Superseded, OSError, DestinationError) as error:
+                except (DistilError, OSError) as error:
                     self._halt(error)
                 self._tick = time.time()
 
@@ -317,15 +324,13 @@ class AskPass:
             try:
                 await asyncio.to_thread(self._upload)
                 failures = 0
-            except Superseded as error:
-                self._halt(error)
-                return
             except OSError as error:
                 failures += 1
                 log.warning("Could not upload the log (%d. time in a row), trying again: %s", failures, error)
                 if failures >= UPLOAD_FAILURES:
-                    self._halt(DestinationError(f"The log cannot be uploaded: {error}. Its facts are kept on this host."))
-                    return
+                    raise DestinationError(f"The log cannot be uploaded: {error}. Its facts are kept on this host.") from error
+                # However much is waiting: a store that is down for a moment must not use up all tries in it.
+                await asyncio.sleep(UPLOAD_EVERY)
 
     def _upload(self) -> None:
         self.commit.look()
@@ -339,7 +344,7 @@ class AskPass:
             self._moved.clear()
             await self._moved.wait()
 
-    def _row_ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         self._open.discard(task)
         self._moved.set()
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -368,6 +373,10 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
     for result in await asyncio.gather(*coroutines, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+
+
+def _failure(error: Exception, began: float) -> dict[str, Any]:
+    return {"error": without_surrogates(str(error)), "latency": time.monotonic() - began}
 
 
 def _opening(wanting: tuple[Dialogue, list[Turn]]) -> bytes:

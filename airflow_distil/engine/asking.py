@@ -53,6 +53,8 @@ class Asker:
                 tried += 1
                 self.calls += 1
                 answers = await self.llm.answer(request, n)
+                if not answers:
+                    raise Transient("the model gave no answer")
             except RateLimited as error:
                 self.limiter.limited(lease, error.retry_after)
                 wait = _told(error.retry_after) or _backoff(tried)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from airflow_distil.conversation import Row, Unparsed
+from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.exceptions import TaskDefinitionError
 
 __all__ = ["Columns", "arrow_type"]
@@ -85,47 +86,99 @@ class Columns:
                 checked[name] = value
                 continue
             try:
-                checked[name] = adapter.validate_python(value)
+                checked[name], _ = _fitting(adapter.validate_python(value), self._declared[name])
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 wrong.append(f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}")
+            except _UNFIT as error:
+                # A number of any length is an int to Python; a model that writes one must not stop the whole dataset.
+                wrong.append(f"{name}: {error}")
         if wrong:
             raise Unparsed("; ".join(wrong), {name: value for name, value in checked.items() if value is not None})
-        for name, value in checked.items():
-            if value is not None and name not in self._declared:
-                self._learn(name, value)
-        return checked
+        return {
+            name: value if value is None or name in self._declared else self._learn(name, value)
+            for name, value in checked.items()
+        }
 
     def type(self, name: str) -> pa.DataType:
         """Return the Arrow type of a column; a column without any value is a string."""
-        known = self._declared.get(name) or self._learnt[name]
-        return pa.string() if name in self._mixed or pa.types.is_null(known) else known
+        known = _storable(self._declared.get(name) or self._learnt[name])
+        return _STRING if name in self._mixed or pa.types.is_null(known) else known
 
     def array(self, name: str, values: list[Any]) -> pa.Array:
         """Return the values of a column."""
+        kind = self.type(name)
         if name in self._mixed:
-            values = [value if value is None or isinstance(value, str) else json.dumps(value, default=str) for value in values]
-        return pa.array([_plain(value) for value in values], self.type(name))
+            values = [
+                value if value is None or isinstance(value, str) else json.dumps(_plain(value), default=str) for value in values
+            ]
+        try:
+            return pa.array(values, kind)
+        except _UNFIT:
+            return pa.array([_as(value, kind) for value in values], kind)
 
     @property
     def mixed(self) -> set[str]:
         """Columns whose values have no common type: they are written as text, what is not text as JSON."""
         return self._mixed
 
-    def _learn(self, name: str, value: Any) -> None:
+    def _learn(self, name: str, value: Any) -> Any:
+        """Widen the column's type by a value; return the value as it is to be stored."""
         learnt = self._learnt[name]
-        if name in self._mixed or (learnt == _STRING and type(value) is str):
-            return
+        if type(value) is str:
+            value = without_surrogates(value)
+            if learnt == _STRING:
+                return value
+        if name in self._mixed:
+            return value
         try:
-            found = pa.infer_type([_plain(value)])
+            value, found = _fitting(value)
             fields = [pa.schema([pa.field(name, kind)]) for kind in (learnt, found)]
             self._learnt[name] = pa.unify_schemas(fields, promote_options="permissive").field(0).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        except _UNFIT:
             self._mixed.add(name)
+        return value
 
 
 _STRING = pa.string()
+# What Arrow raises for a value that does not fit a type: its own errors, and those of Python's conversions.
+_UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+def _fitting(value: Any, kind: pa.DataType | None = None) -> tuple[Any, pa.DataType]:
+    """Return a value in a form that Arrow takes, and the type it has there."""
+    # Really converted: Arrow infers the type of a list from its first element alone.
+    try:
+        return value, pa.array([value], kind).type
+    except _UNFIT:
+        value = _plain(value)
+        return value, pa.array([value], kind).type
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump() if isinstance(value, BaseModel) else value
+    """Return a value in lists, dicts and scalars, its text in what UTF-8 can hold."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump())
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return without_surrogates(value) if isinstance(value, str) else value
+
+
+def _storable(kind: pa.DataType) -> pa.DataType:
+    """Return the type with null for objects without keys: Parquet cannot write those."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_storable(field.type)) for field in kind]) if kind.num_fields else pa.null()
+    return pa.list_(_storable(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def _as(value: Any, kind: pa.DataType) -> Any:
+    """Return a value as a type that was widened after it: Arrow does not turn large integers into floats by itself."""
+    if value is None or value == {} or pa.types.is_null(kind):
+        return None
+    if pa.types.is_floating(kind):
+        return float(value)
+    if pa.types.is_struct(kind):
+        return {field.name: _as(value.get(field.name), field.type) for field in kind}
+    return [_as(item, kind.value_type) for item in value] if pa.types.is_list(kind) else value

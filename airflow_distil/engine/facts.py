@@ -183,8 +183,6 @@ class Facts:
         for fact in facts:
             # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
             uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
-            if fact.kind is Kind.BAD_ROW and fact.ask != self._ask:
-                continue
             self._place(fact, self._copied.append([fact])[0] + 1)
             count += 1
         return count
@@ -198,10 +196,8 @@ class Facts:
             scratch = Scratch(folder / FACTS)
             fresh = []
             for _, fact in scratch.read():
-                if fact.kind is Kind.TRANSIENT or fact.number <= uploaded[fact.nonce]:
-                    continue
-                uploaded[fact.nonce] = fact.number
-                if fact.kind is not Kind.BAD_ROW or fact.ask == self._ask:
+                if fact.kind is not Kind.TRANSIENT and fact.number > uploaded[fact.nonce]:
+                    uploaded[fact.nonce] = fact.number
                     fresh.append(fact)
             scratch.close()
             if fresh:
@@ -210,6 +206,8 @@ class Facts:
         return count
 
     def _place(self, fact: Fact, place: int) -> None:
+        if fact.kind is Kind.BAD_ROW and fact.ask != self._ask:
+            return  # void outside its ask; the answers before it hold
         slot = self._index.get(fact.key)
         best, best_claim, mine, mine_claim = _SLOT.unpack(slot) if slot else _NOWHERE
         if fact.claim >= best_claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -84,12 +85,13 @@ def _source(owner: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if inspect.isfunction(value) or isinstance(value, type):
-        return value.__qualname__
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Mapping | BaseModel):
+        return {str(key): _plain(item) for key, item in dict(value).items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    if isinstance(value, set | frozenset):
+        return sorted(map(_plain, value), key=str)
+    if inspect.isfunction(value) or isinstance(value, type):
+        return value.__qualname__
+    # Without addresses, which differ in each process.
+    return value if isinstance(value, str | int | float | None) else re.sub(r" at 0x[0-9a-f]+", "", str(value))

@@ -241,7 +241,11 @@ def check_columns(task: Task, schema: pa.Schema) -> None:
 
     :raises TaskDefinitionError: if the source lacks a column, or an output would overwrite one.
     """
-    needed = [task.input_mappings.get(name, name) for name, required in task.input_names.items() if required]
+    needed = [
+        task.input_mappings.get(name, name)
+        for name, required in task.input_names.items()
+        if required or name in task.input_mappings
+    ]
     if missing := [name for name in needed if name not in schema.names]:
         raise TaskDefinitionError(
             f"Task {task.name!r} reads {_list(missing)}, which the source does not have. "

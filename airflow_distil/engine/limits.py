@@ -108,10 +108,10 @@ class Limiter:
         else:
             self._enter()
         try:
-            while (wait := self._cool_until - self.clock()) > 0:  # noqa: ASYNC110 - a cool-down may be prolonged meanwhile
-                await asyncio.sleep(wait)
-            if (wait := self._reserve()) > 0:
-                await asyncio.sleep(wait)
+            await self._cool_down()
+            await asyncio.sleep(self._reserve())
+            while await self._cool_down():  # noqa: ASYNC110 - it began during that sleep, and the place in the pace has passed
+                await asyncio.sleep(self._reserve())
         except asyncio.CancelledError:
             self._leave()
             raise
@@ -144,6 +144,13 @@ class Limiter:
         del lease
         self._round = self._peak = 0
         self._leave()
+
+    async def _cool_down(self) -> bool:
+        waited = False
+        while (wait := self._cool_until - self.clock()) > 0:  # it may be prolonged meanwhile
+            await asyncio.sleep(wait)
+            waited = True
+        return waited
 
     def _end_round(self) -> None:
         if self._peak >= SATURATION * self.limit and self.limit < self._top:

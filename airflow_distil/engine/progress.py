@@ -39,13 +39,13 @@ class Tally:
         :raises TooManyFailures: as soon as the ratio cannot be kept any more, whatever the other rows become.
         """
         self.counts[status] += 1
-        if status in {"ok", "skipped"}:
-            return
-        self.transient += transient
-        reason = (error or status)[:REASON_LENGTH]
-        self.reasons[reason] += 1
-        if len(self._examples[reason]) < SHOWN_ORDINALS:
-            self._examples[reason].append(ordinal)
+        if status not in {"ok", "skipped"}:
+            self.transient += transient
+            reason = (error or status)[:REASON_LENGTH]
+            self.reasons[reason] += 1
+            if len(self._examples[reason]) < SHOWN_ORDINALS:
+                self._examples[reason].append(ordinal)
+        # Also when a row was skipped: that leaves fewer rows to be a share of.
         if self.failures > self.max_failure_ratio * (self.total - self.counts["skipped"]):
             raise self._too_many()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.diskmap import DiskMap
+from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech
 
 __all__ = ["Fate", "Twins", "dialogues", "fates", "is_skipped"]
@@ -64,11 +65,12 @@ def fates(speech: Speech, outcomes: list[Outcome]) -> Iterator[Fate]:
     if not speech.task.group_generations:
         for sample, outcome in enumerate(outcomes):
             columns = {name: outcome.columns.get(name) for name in names}
-            yield Fate(sample, outcome.status, outcome.error, [outcome], columns, outcome.transient)
+            yield Fate(sample, outcome.status, without_surrogates(outcome.error), [outcome], columns, outcome.transient)
         return
     bad = _worst(outcomes)
     columns = {name: [outcome.columns.get(name) for outcome in outcomes] for name in names}
-    yield Fate(None, bad.status, bad.error, outcomes, columns, any(outcome.transient for outcome in outcomes))
+    transient = any(outcome.transient for outcome in outcomes)
+    yield Fate(None, bad.status, without_surrogates(bad.error), outcomes, columns, transient)
 
 
 def _worst(outcomes: list[Outcome]) -> Outcome:

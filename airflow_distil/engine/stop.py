@@ -24,8 +24,9 @@ class Stop:
             return
         self._reason = reason
         self._event.set()
-        if self._listener is not None:
-            self._listener()
+        listener = self._listener  # once: the run may end, and stop listening, at this moment
+        if listener is not None:
+            listener()
 
     def listen(self, listener: Callable[[], object] | None) -> None:
         """Call `listener` when a stop is requested, or now if it was already; None stops listening."""

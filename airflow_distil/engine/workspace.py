@@ -20,8 +20,15 @@ FACTS = "facts"
 
 
 def default_scratch() -> Path:
-    """Return where attempts work by default: a folder of this user's in the system's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"airflow-distil-{os.getuid()}"
+    """Return where attempts work by default: a folder of this user's in the system's temporary folder.
+
+    :raises PermissionError: if somebody else made a folder of that name.
+    """
+    root = Path(tempfile.gettempdir()) / f"airflow-distil-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.lstat().st_uid != os.getuid() or root.is_symlink():
+        raise PermissionError(f"{root} belongs to somebody else. Set [distil] scratch_dir to a folder of your own.")
+    return root
 
 
 class Workspace:
@@ -36,6 +43,7 @@ class Workspace:
         self._family = root / digest(destination.encode()).hex()
         self.path = self._family / attempt
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._taken_over: list[Path] = []
         self._lock = os.open(self.path, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -44,15 +52,19 @@ class Workspace:
         for folder in sorted(self._family.iterdir()):
             if folder == self.path or not folder.is_dir():
                 continue
-            if _is_dead(folder):
+            dead = _is_dead(folder)
+            if dead:
                 for leftover in folder.iterdir():
                     if leftover.name != FACTS:
                         _remove(leftover)
             yield folder
+            # Whoever comes back for the next one has read this one; a living attempt may still add to its own.
+            if dead:
+                self._taken_over.append(folder)
 
     def forget_earlier(self) -> None:
-        """Remove the folders of dead attempts, once their facts are uploaded."""
-        for folder in self.earlier():
+        """Remove the folders whose facts were taken over, once these are uploaded."""
+        for folder in self._taken_over:
             if _is_dead(folder):
                 _remove(folder)
 

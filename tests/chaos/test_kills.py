@@ -53,9 +53,8 @@ def test_killed_and_continued_on_another_host(airflow_db, tmp_path, capsys):
         paid, in_flight = work.llm.answered.calls, work.llm.peak_in_flight
         unflushed = 16 / 0.1 * 6  # concurrency ÷ latency × seconds between two flushes, one more for the flush itself
         with capsys.disabled():
-            print(
-                f"\n{before} answers before the kill, {paid} in all: {paid - ROWS} paid again of at most {in_flight + unflushed:.0f}"
-            )
+            again = in_flight + unflushed
+            print(f"\n{before} answers before the kill, {paid} in all: {paid - ROWS} paid again of at most {again:.0f}")
         assert_whole(work.rows())
         assert paid <= ROWS + in_flight + unflushed
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.contracts.stores.backends import gcs_emulator
 from tests.system.airflow_standalone import Standalone
 
 
@@ -17,5 +19,11 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
     """
     folder = tmp_path_factory.mktemp("air flow")
     (folder / "dags").mkdir()
-    with Standalone(folder / "home", folder / "dags") as airflow:
+    # Google's client takes the emulator's address from the environment, so it is there before Airflow starts.
+    with (
+        gcs_emulator() as url,
+        Standalone(folder / "home", folder / "dags", env={"STORAGE_EMULATOR_HOST": url}) as airflow,
+    ):
+        os.environ["STORAGE_EMULATOR_HOST"] = url
         yield airflow
+        del os.environ["STORAGE_EMULATOR_HOST"]

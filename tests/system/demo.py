@@ -111,7 +111,7 @@ def show_dataset(task_id: str, summary: Mapping[str, Any]) -> None:
         say("")
         for name, value in row.items():
             if name != "distil_metadata" and value is not None:
-                say(textwrap.shorten(f"  {name:14} {value}".replace("\n", " "), 160, placeholder=" …", drop_whitespace=False))
+                say(f"  {name:14} {textwrap.shorten(str(value), 140, placeholder=' …')}")
     say(f"\nParquet   {summary['data_uri']}\nManifest  {summary['manifest']}")
 
 

@@ -76,3 +76,10 @@ def test_only_triggered_runs_exist(airflow: Standalone, waits: str):
     """A run that the schedule started would call the model a second time and make counts of calls differ by day."""
     runs = airflow.get(f"dags/{waits}/dagRuns")["dag_runs"]
     assert {each["run_type"] for each in runs} <= {"manual"}
+
+
+def test_changed_dag_file_is_seen(airflow: Standalone, waits: str):
+    """A test that changes a DAG and clears its run would otherwise see the old code run, and call that a success."""
+    file = airflow.dags / "waits.py"
+    file.write_text(DAG.replace('schedule="@daily"', 'schedule="@daily", description="changed"'))
+    airflow._until(lambda: airflow.get(f"dags/{waits}")["description"] == "changed", 30, "the old DAG is still there")
