@@ -13,7 +13,7 @@ from airflow_distil.datasets.filesystem import open_parts
 from airflow_distil.datasets.manifest import FORMAT, Identity, Manifest
 from airflow_distil.datasets.numbers import Numbers
 from airflow_distil.datasets.parts import PartWriter
-from airflow_distil.datasets.source import find_parts
+from airflow_distil.datasets.files import find_parts
 from airflow_distil.datasets.stores import FileStore, create
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import DestinationError, SourceError, TaskDefinitionError

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from airflow_distil.datasets.files import find_parts
 from airflow_distil.datasets.filesystem import StoreFileSystem, open_parts
 from airflow_distil.datasets.manifest import Claim, Identity, Manifest, Part, claim_name, manifest_name
-from airflow_distil.datasets.source import Source, find_parts, open_source, rows_of
+from airflow_distil.datasets.source import Source, open_source, rows_of
 from airflow_distil.datasets.stores import open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import NotPublished, SourceError, TaskDefinitionError
