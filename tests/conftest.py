@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,19 @@ os.environ.update(
 )
 (HOME / "dags").mkdir()
 
-# What Airflow 3.2 meets in libraries that are younger than it; nothing here is raised by, or because of, our code.
-OTHERS_WARNINGS = [
-    "ignore:Cadwyn's changelog feature is deprecated:DeprecationWarning",
+# Warnings are errors, except what libraries say about each other or about Python's age; none is about our code.
+OTHERS_WARNINGS: list[tuple[str, type[Warning]]] = [
+    ("Cadwyn's changelog feature is deprecated", DeprecationWarning),
+    ("You are using a Python version .* which Google will stop supporting", FutureWarning),
 ]
+for message, category in OTHERS_WARNINGS:
+    warnings.filterwarnings("ignore", message, category)  # while pytest loads the other conftests
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors, except these."""
-    for each in OTHERS_WARNINGS:
-        config.addinivalue_line("filterwarnings", each)
+    """Ignore them during collection and tests, too."""
+    for message, category in OTHERS_WARNINGS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:{category.__name__}")
 
 
 @pytest.fixture(scope="session")

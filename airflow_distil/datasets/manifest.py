@@ -43,7 +43,11 @@ class _Document(BaseModel):
 
 
 class Identity(BaseModel):
-    """Whose work it is: one task instance, whatever its try number. Outside Airflow all fields but `task_id` are empty."""
+    """Whose work it is: one task instance, whatever its try number. Outside Airflow all fields but `task_id` are empty.
+
+    :param map_index: -1 if the task is not mapped.
+    :param iteration: pass of the loop that the task is in (Airflow 3.4), from 0; -1 outside of loops.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,6 +55,7 @@ class Identity(BaseModel):
     task_id: str = ""
     run_id: str = ""
     map_index: int = -1
+    iteration: int = -1
 
     @property
     def owner(self) -> tuple[str, str]:
@@ -60,7 +65,14 @@ class Identity(BaseModel):
     @property
     def key(self) -> str:
         """Hash that names this work."""
-        return digest(*(str(part).encode() for part in (self.dag_id, self.task_id, self.run_id, self.map_index))).hex()
+        parts = (self.dag_id, self.task_id, self.run_id, self.map_index, self.iteration)
+        return digest(*(str(part).encode() for part in parts)).hex()
+
+    @property
+    def folder(self) -> str:
+        """Where this instance writes below its task's destination: no two share one. The empty string for the only one."""
+        loop = [f"loop-{self.iteration:05d}"] if self.iteration >= 0 else []
+        return "/".join([*loop, *([f"map-{self.map_index:05d}"] if self.map_index >= 0 else [])])
 
     def ask(self, max_tries: int, started: str) -> str:
         """Name one "please do it": a retry has the same one; a clear, or the run made anew, has another.

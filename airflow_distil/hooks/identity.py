@@ -13,8 +13,14 @@ __all__ = ["ask_of", "identity_of"]
 def identity_of(context: Mapping[str, Any]) -> Identity:
     """Return whose work it is: the same for every try of a task instance, and after a clear."""
     ti = context["ti"]
-    map_index = ti.map_index if ti.map_index is not None else -1
-    return Identity(dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=map_index)
+    return Identity(
+        dag_id=ti.dag_id,
+        task_id=ti.task_id,
+        run_id=ti.run_id,
+        map_index=ti.map_index if ti.map_index is not None else -1,
+        # Task loops are new in Airflow 3.4; before, no context has one.
+        iteration=getattr(context.get("loop"), "index", -1),
+    )
 
 
 def ask_of(context: Mapping[str, Any]) -> str:

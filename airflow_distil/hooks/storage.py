@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from airflow_distil.datasets.manifest import Identity
 from airflow_distil.datasets.stores import Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import TaskDefinitionError
 
-__all__ = ["default_destination", "store_for"]
+__all__ = ["destination_of", "scratch_dir", "store_for"]
 
 
 def store_for(uri: URI) -> Store:
@@ -32,11 +33,18 @@ def store_for(uri: URI) -> Store:
     return open_store(uri, credentials=credentials, project=project)
 
 
-def default_destination(dag_id: str, task_id: str, run_id: str) -> URI:
-    """Return where a task writes that names no destination: `[distil] dataset_root`, then DAG, task and run.
+def destination_of(given: str | None, identity: Identity) -> URI:
+    """Return where a task instance writes: below what its task names, or below `[distil] dataset_root`/DAG/task/run.
 
-    :raises TaskDefinitionError: if no root is configured.
+    :raises TaskDefinitionError: if neither is there.
     """
+    uri = URI.parse(given) if given else _default_destination(identity)
+    return uri.join(identity.folder) if identity.folder else uri
+
+
+def _default_destination(identity: Identity) -> URI:
+    if not identity.dag_id:
+        raise TaskDefinitionError("No destination. Outside a task there is no default one; pass destination=...")
     root = _option("dataset_root")
     if not root:
         raise TaskDefinitionError(
@@ -44,9 +52,10 @@ def default_destination(dag_id: str, task_id: str, run_id: str) -> URI:
             "(AIRFLOW__DISTIL__DATASET_ROOT) once for all tasks."
         )
     uri = URI.parse(root)
-    for part in (dag_id, task_id, run_id):
+    for part in (identity.dag_id, identity.task_id, identity.run_id):
         # A run id holds colons and pluses, a task id may hold dots; each is one folder, whatever is in it.
-        uri = uri.join(quote(part, safe=""))
+        folder = quote(part, safe="")
+        uri = uri.join(folder if folder.strip(".") else folder.replace(".", "%2E"))
     return uri
 
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Asset
 
-from airflow_distil.datasets.manifest import Identity
 from airflow_distil.datasets.source import open_source
-from airflow_distil.datasets.uri import URI
 from airflow_distil.engine import Job
 from airflow_distil.exceptions import DistilError, TaskDefinitionError
 from airflow_distil.hooks.identity import ask_of, identity_of
 from airflow_distil.hooks.llm import LLMHook
-from airflow_distil.hooks.storage import default_destination, scratch_dir, store_for
+from airflow_distil.hooks.storage import destination_of, scratch_dir, store_for
+from airflow_distil.operators.base import TEXTS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -55,7 +54,10 @@ def run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any
 
 def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any]:
     identity = identity_of(context)
-    destination = _destination(operator, identity)
+    for name in TEXTS:
+        if not isinstance(value := getattr(operator, name), str | None):
+            raise TaskDefinitionError(f"{name} is {value!r}, a {type(value).__name__}; it must be text.")
+    destination = destination_of(operator.destination, identity)
     if operator.on_existing not in {"reuse", "regenerate", "fail"}:
         raise TaskDefinitionError(f"on_existing is {operator.on_existing!r}; it must be 'reuse', 'regenerate' or 'fail'.")
     llm = LLMHook(operator.llm_conn_id).get_conn(model=operator.model or None, generation_kwargs=operator.generation_kwargs)
@@ -89,15 +91,6 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
 
     manifest = job.run(report, _deadline(operator))
     return manifest.summary(str(destination))
-
-
-def _destination(operator: DistilOperator, identity: Identity) -> URI:
-    if operator.destination:
-        destination = URI.parse(operator.destination)
-    else:
-        destination = default_destination(identity.dag_id, identity.task_id, identity.run_id)
-    # No two task instances share a destination; the list of their summaries is the dataset.
-    return destination.join(f"map-{identity.map_index:05d}") if identity.map_index >= 0 else destination
 
 
 def _deadline(operator: DistilOperator) -> float | None:

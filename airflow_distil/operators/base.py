@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 from airflow.sdk import BaseOperator, literal
+from pydantic import ValidationError
 
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.operators.options import AirflowOptions
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from airflow_distil.engine.stop import Stop
 
-__all__ = ["DistilOperator", "TaskOperator"]
+__all__ = ["TEXTS", "DistilOperator", "TaskOperator"]
 
-_TEXTS = ("destination", "llm_conn_id", "model", "on_existing")
+# Template fields that are rendered to text, whatever the DAG says.
+TEXTS = ("destination", "llm_conn_id", "model", "on_existing")
 
 
 class DistilOperator(BaseOperator):
@@ -48,13 +50,13 @@ class DistilOperator(BaseOperator):
     :param schema: Arrow types of CSV columns, as `{"column": "int64"}`; the others are strings.
     """
 
-    template_fields: Sequence[str] = ("source", *_TEXTS)
+    template_fields: Sequence[str] = ("source", *TEXTS)
     ui_color = "#e8f0ea"
 
     def __init__(
         self,
         *,
-        task: Task | None,
+        task: Task,
         source: Any,
         destination: str | None = None,
         llm_conn_id: str = "distil_llm_default",
@@ -69,12 +71,10 @@ class DistilOperator(BaseOperator):
         **kwargs: Unpack[AirflowOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(task, Task) and task.llm is not None:
-            # A mapped operator's arguments are stored in the serialized DAG, and an LLM holds its key.
-            raise TaskDefinitionError(
-                f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id."
-            )
-        self.task: Any = task
+        _check_task(task)
+        if not 0 <= max_failure_ratio <= 1:
+            raise TaskDefinitionError(f"max_failure_ratio is {max_failure_ratio:g}; it is a share, from 0 to 1.")
+        self.task = task
         self.source = _guarded(source)
         self.destination = destination
         self.llm_conn_id = llm_conn_id
@@ -87,6 +87,13 @@ class DistilOperator(BaseOperator):
         self.source_columns = source_columns
         self.schema = schema
         self._stop: Stop | None = None
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Fix arguments of a mapped operator. What is wrong with its task shows here, not when the first instance runs."""
+        if "task" in kwargs:
+            _check_task(kwargs["task"])
+        return super().partial(**kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the task over the source and return the summary of the published dataset."""
@@ -105,11 +112,11 @@ class DistilOperator(BaseOperator):
         self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: jinja2.Environment, seen_oids: set[int]
     ) -> None:
         fields = list(template_fields)
-        super()._do_render_template_fields(parent, [f for f in fields if f not in _TEXTS], context, jinja_env, seen_oids)
+        super()._do_render_template_fields(parent, [f for f in fields if f not in TEXTS], context, jinja_env, seen_oids)
         # A name is text, also where a DAG renders to native objects: a model called "4" must not become a number.
         native, self.render_template_as_native_obj = self.render_template_as_native_obj, False
         try:
-            texts = [f for f in fields if f in _TEXTS]
+            texts = [f for f in fields if f in TEXTS]
             super()._do_render_template_fields(parent, texts, context, self.get_template_env(), seen_oids)
         finally:
             self.render_template_as_native_obj = native
@@ -154,15 +161,34 @@ class TaskOperator(DistilOperator):
             "max_parse_retries": max_parse_retries,
             "seed": seed,
         }
-        # While a mapped operator is only checked, what it is mapped over is not there yet.
-        unknown = any(hasattr(value, "iter_references") or type(value).__name__ == "MappedArgument" for value in given.values())
-        super().__init__(task=None if unknown else self.task_class(**given), **kwargs)
+        if late := sorted(name for name, value in given.items() if hasattr(value, "iter_references")):
+            raise TaskDefinitionError(
+                f"{', '.join(late)} cannot come from an upstream task here, as it is no template field. Map over it: "
+                f"{type(self).__name__}.partial(...).expand({late[0]}=...)."
+            )
+        try:
+            task = self.task_class(**given)
+        except ValidationError as error:
+            wrong = "; ".join(
+                ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
+                for each in error.errors(include_url=False, include_input=False)
+            )
+            raise TaskDefinitionError(f"{type(self).__name__}: {wrong}.") from error
+        super().__init__(task=task, **kwargs)
+
+
+def _check_task(task: Any) -> None:
+    if not isinstance(task, Task):
+        raise TaskDefinitionError(f"task must be an instance of a Task, such as task=MyTask(...), not {task!r}.")
+    if task.llm is not None:
+        # A mapped operator's arguments are stored in the serialized DAG, and an LLM holds its key.
+        raise TaskDefinitionError(f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id.")
 
 
 def _guarded(source: Any) -> Any:
     """Keep row text from being rendered as a template. Only the rows: a list may also hold what upstream tasks return."""
     if isinstance(source, dict):
         return literal(source)
-    if isinstance(source, list):
-        return [literal(row) if isinstance(row, dict) else row for row in source]
+    if isinstance(source, list | tuple):
+        return [_guarded(item) for item in source]
     return source

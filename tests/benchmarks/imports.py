@@ -48,7 +48,9 @@ def main() -> None:
                 figures = measured(*case, home)
                 if repetition:
                     taken[case].append(figures)
-    print(f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {repetitions} fresh processes each; ms as min / median.\n")
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {repetitions} fresh processes each; ms as min / median.\n"
+    )
     print("| a DAG file has | that takes | it adds | that takes | ratio |")
     print("|---|--:|---|--:|--:|")
     for (before, ours), figures in taken.items():
@@ -61,7 +63,9 @@ def main() -> None:
 def measured(before: str, ours: str, home: str) -> tuple[float, float]:
     """Return the seconds that two statements take, one after the other, in a fresh process."""
     command = [sys.executable, "-c", PROBE, json.dumps([before, ours])]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "AIRFLOW_HOME": home}).stdout
+    output = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "AIRFLOW_HOME": home}
+    ).stdout
     base, added = json.loads(output.splitlines()[-1])
     return base, added
 

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from configparser import ConfigParser
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from airflow_distil.testing import FakeLLM
 PROJECT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
 TEXTS = {name: (PROJECT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+MODULE = re.compile(r"# airflow_distil/(?P<package>\w+)/(?P<module>\w+)\.py\n")
+# What a shell block may start a line with besides settings.
+COMMANDS = ("make ", "pip ", "python ", ".venv/bin/python ")
 INFO = get_provider_info()
 OPTIONS = INFO["config"]["distil"]["options"]
 
@@ -60,7 +64,7 @@ def commands() -> list[str]:
     """Return the shell commands of all documents: those in blocks, and those that start an inline code span."""
     blocks = [line for snippet in snippets() if snippet.language == "bash" for line in snippet.code.splitlines()]
     spans = [span for text in TEXTS.values() for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]
-    return [line.strip() for line in [*blocks, *spans] if re.match(r"\s*(make|pip|python) \S", line)]
+    return [line for line in [*blocks, *spans] if line.startswith(COMMANDS)]
 
 
 # Python
@@ -105,6 +109,18 @@ class World:
         return set(self.folder.glob("**/_distil/manifests/*.json"))
 
 
+def show_modules(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Put the modules that CONTRIBUTING adds to the package where they can be imported, as if they were in it."""
+    for snippet in snippets():
+        if found := MODULE.match(snippet.code):
+            package = importlib.import_module(f"airflow_distil.{found['package']}")
+            added = folder / found["package"]
+            added.mkdir(exist_ok=True)
+            (added / f"{found['module']}.py").write_text(snippet.code)
+            patch.setattr(package, "__path__", [*package.__path__, str(added)])
+    importlib.invalidate_caches()
+
+
 def reply(messages: list[dict[str, Any]]) -> str | dict[str, Any]:
     """Say what a model would that understands the prompts of the documents."""
     prompt = str(messages[-1]["content"])
@@ -129,6 +145,7 @@ def world(airflow_db: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         world = World(folder, dags, llm)
         smallest = next(snippet for snippet in snippets() if "with DAG(" in snippet.code)
         world.run_dag(smallest.code)
+        show_modules(folder, patch)
         yield world
     for file in {*dags.glob("*.py")} - there:
         file.unlink()
@@ -140,6 +157,9 @@ def test_python_runs(snippet: Snippet, world: World, request: pytest.FixtureRequ
     """An example that fails is the first thing of this package that a newcomer sees."""
     if "with DAG(" in snippet.code:
         world.run_dag(snippet.code)
+        return
+    if found := MODULE.match(snippet.code):
+        importlib.import_module(f"airflow_distil.{found['package']}.{found['module']}")
         return
     namespace: dict[str, Any] = {"__name__": "snippet"}
     exec(compile(world.place(snippet.code), str(snippet), "exec"), namespace)
@@ -154,9 +174,10 @@ def test_python_runs(snippet: Snippet, world: World, request: pytest.FixtureRequ
 @pytest.mark.parametrize("snippet", of("bash"))
 def test_exports_are_accepted(snippet: Snippet, monkeypatch: pytest.MonkeyPatch):
     """A connection with a misspelt field, or JSON that a shell breaks, sends people to the issue tracker."""
-    script = "\n".join(line for line in snippet.code.splitlines() if not line.startswith(("make ", "pip ", "python ")))
+    script = "\n".join(line for line in snippet.code.splitlines() if not line.startswith(COMMANDS))
     if not script:
         return
+    assert script.startswith("export "), "nothing else is to be run here"
     clean = {"PATH": os.environ["PATH"]}
     shell = ["bash", "-euc", f"{script}\nenv -0"]
     output = subprocess.run(shell, check=True, capture_output=True, text=True, env=clean).stdout
@@ -177,7 +198,9 @@ def test_make_targets_exist(command: str):
     """A target that was renamed fails at the front door."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     words = shlex.split(command)
-    dry = subprocess.run([words[0], "-n", *words[1:]], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    dry = subprocess.run(
+        [words[0], "-n", *words[1:]], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
     assert dry.returncode == 0, dry.stderr
 
 
@@ -190,7 +213,7 @@ def test_what_is_promised_is_tested():
     assert module in (PROJECT / "tests" / "system" / "test_demo.py").read_text()
 
 
-@pytest.mark.parametrize("command", sorted({line for line in commands() if line.startswith("python -m ")}))
+@pytest.mark.parametrize("command", sorted({line for line in commands() if "python -m " in line}))
 def test_modules_exist(command: str):
     """A command that names a module which moved."""
     assert importlib.util.find_spec(shlex.split(command)[2]) is not None
@@ -206,7 +229,7 @@ def test_installs_are_pinned():
         for extra in re.findall(r"\[(\w+)\]", line[-1]):
             assert extra in settings["optional-dependencies"]
     pinned = re.findall(r"^([\w.-]+)==", (PROJECT / "constraints.txt").read_text(), re.MULTILINE)
-    wanted = [*settings["dependencies"], *sum(settings["optional-dependencies"].values(), [])]
+    wanted = [*settings["dependencies"], *chain(*settings["optional-dependencies"].values())]
     assert {re.split(r"[\[><=]", each)[0] for each in wanted} <= set(pinned)
 
 
@@ -247,13 +270,14 @@ def test_output_columns_are_complete():
 def test_figures_are_those_of_the_code():
     """A retry story with last year's numbers."""
     from airflow_distil.engine.ask import GRACE, UPLOAD_EVERY
-    from airflow_distil.engine.asking import TRIES
+    from airflow_distil.engine.asking import PATIENCE, TRIES
     from airflow_distil.engine.facts import SEGMENT_BYTES
     from airflow_distil.operators import DistilOperator
 
     ratio = inspect.signature(DistilOperator.__init__).parameters["max_failure_ratio"].default
     for said in (
         f"tries {TRIES} times",
+        f"after {PATIENCE / 60:g} minutes",
         f"every {UPLOAD_EVERY:g} seconds (or {SEGMENT_BYTES >> 20} MiB)",
         f"within {GRACE:g} seconds",
         f"`max_failure_ratio` ({ratio})",

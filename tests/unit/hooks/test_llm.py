@@ -245,6 +245,7 @@ def test_test_connection_says_what_is_wrong(wrong):
     assert str(next(iter(wrong.values()))) in message or "timeout" in message
 
 
+@pytest.mark.skipif(not hasattr(Connection, "test_connection"), reason="Airflow 3.2 tests connections in its API server only")
 def test_test_connection_of_airflow():
     """Airflow tests connections that are not stored yet, and knows them in the calling context only."""
     with FakeLLM(api_key=KEY) as server:

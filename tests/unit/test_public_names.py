@@ -1,0 +1,34 @@
+"""What users may import."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+import airflow_distil
+
+PUBLIC = {
+    "airflow_distil": {"open_dataset", "publish"},
+    "airflow_distil.operators": {"ChatGenerationOperator", "DistilOperator", "TextGenerationOperator"},
+    "airflow_distil.tasks": {
+        "Answer", "Chat", "ChatGeneration", "ChatType", "Complete", "Conversation", "Embed", "Rank", "Task", "TextGeneration",
+        "Unparsed",
+    },
+    "airflow_distil.testing": {"Answered", "Drop", "FakeLLM", "Fault", "HalfBody", "Hang", "Malformed", "request_digest"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_all_is_what_is_promised(name):
+    """A name disappeared from a release, or an internal one became public by accident."""
+    module = import_module(name)
+    assert set(module.__all__) == PUBLIC[name]
+    assert list(module.__all__) == sorted(module.__all__)
+    assert all(getattr(module, each) is not None for each in module.__all__)
+
+
+def test_lazy_names_are_listed_and_others_are_attribute_errors():
+    """An editor completes what `dir` lists; `hasattr` needs an AttributeError."""
+    assert set(airflow_distil.__all__) <= set(dir(airflow_distil))
+    assert not hasattr(airflow_distil, "nothing_of_this_name")
