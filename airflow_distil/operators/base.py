@@ -173,13 +173,14 @@ class TaskOperator(DistilOperator):
                 ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
                 for each in error.errors(include_url=False, include_input=False)
             )
-            raise TaskDefinitionError(f"{type(self).__name__}: {wrong}.") from error
+            # Not `from error`: its text repeats all arguments.
+            raise TaskDefinitionError(f"{type(self).__name__}: {wrong}.") from None
         super().__init__(task=task, **kwargs)
 
 
 def _check_task(task: Any) -> None:
     if not isinstance(task, Task):
-        raise TaskDefinitionError(f"task must be an instance of a Task, such as task=MyTask(...), not {task!r}.")
+        raise TaskDefinitionError(f"task must be an instance of a Task, such as task=MyTask(...), not a {type(task).__name__}.")
     if task.llm is not None:
         # A mapped operator's arguments are stored in the serialized DAG, and an LLM holds its key.
         raise TaskDefinitionError(f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id.")

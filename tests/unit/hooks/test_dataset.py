@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 import pytest
 from airflow.sdk.execution_time.context import set_current_context
@@ -41,7 +42,7 @@ def rows(source):
 
 
 def polars():
-    return pytest.importorskip("polars").DataFrame(ROWS)
+    return pl.DataFrame(ROWS)
 
 
 def relation():

@@ -13,6 +13,10 @@ from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.hooks.storage import destination_of, scratch_dir, store_for
 
 
+def identity(**fields):
+    return Identity(**{"dag_id": "dag", "task_id": "task", "run_id": "run", **fields})
+
+
 def test_a_plain_uri_opens_its_store(tmp_path):
     """Local paths need no connection, no provider and no network."""
     store = store_for(URI.parse(f"{tmp_path}/a"))
@@ -81,3 +85,17 @@ def test_no_two_instances_share_a_destination(instance, folder):
         str(destination_of("gs://bucket/out", Identity(dag_id="d", task_id="t", run_id="r", **instance)))
         == f"gs://bucket/out{folder}"
     )
+
+
+def test_a_mapped_instance_writes_below_its_index(monkeypatch):
+    """Two task instances in one folder supersede each other for ever; also where the user names the destination."""
+    monkeypatch.setenv("AIRFLOW__DISTIL__DATASET_ROOT", "/root")
+    assert str(destination_of("gs://bucket/here/", identity(map_index=3))) == "gs://bucket/here/map-00003"
+    assert str(destination_of(None, identity(map_index=0))) == "file:///root/dag/task/run/map-00000"
+
+
+def test_outside_a_task_there_is_no_default(monkeypatch):
+    """All notebooks of a company would write to the same folder."""
+    monkeypatch.setenv("AIRFLOW__DISTIL__DATASET_ROOT", "/root")
+    with pytest.raises(TaskDefinitionError, match="Outside a task"):
+        destination_of(None, Identity())
