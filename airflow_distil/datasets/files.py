@@ -73,6 +73,7 @@ def _by_store(files: Iterable[File]) -> Iterator[tuple[int, list[File]]]:
 
 
 Kind: TypeAlias = Literal["uri", "row", "summary"]
+PLURALS = {"uri": "URIs", "row": "rows", "summary": "summaries"}
 
 
 def sorted_out(source: Any) -> tuple[Kind, list[Any]]:
@@ -82,7 +83,7 @@ def sorted_out(source: Any) -> tuple[Kind, list[Any]]:
     items = list(_flattened(source))
     kinds = {_kind(item) for item in items}
     if len(kinds) > 1:
-        raise TaskDefinitionError(f"source mixes {' and '.join(sorted(f'{kind}s' for kind in kinds))}; a list is of one kind.")
+        raise TaskDefinitionError(f"source mixes {' and '.join(sorted(PLURALS[kind] for kind in kinds))}; a list is of one kind.")
     return (kinds.pop() if kinds else "row"), items
 
 

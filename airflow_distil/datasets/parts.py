@@ -60,7 +60,8 @@ class PartWriter:
     def finish(self) -> list[Part]:
         """Put what is left, and return all parts. There is at least one, for its schema."""
         if self._waiting or self._rows or not self._parts:
-            self._end_group()
+            if self._waiting or self._writer is None:
+                self._end_group()
             self._end_part()
         return self._parts
 

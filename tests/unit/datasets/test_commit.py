@@ -195,7 +195,9 @@ class TestLook:
         """Without the name nobody finds the other process; without the stop both pay."""
         old = claimed(store)
         claimed(store, try_number=7)
-        with pytest.raises(Superseded, match=r"attempt 1 .* superseded by attempt 2 \(try 7 on .*\)\. What this one paid for is kept"):
+        with pytest.raises(
+            Superseded, match=r"attempt 1 .* superseded by attempt 2 \(try 7 on .*\)\. What this one paid for is kept"
+        ):
             old.look()
 
     def test_newer_attempt_is_not_stopped_by_an_older_one(self, store):

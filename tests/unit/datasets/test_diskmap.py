@@ -1,0 +1,77 @@
+"""The index on disk is a dict, only larger."""
+
+from __future__ import annotations
+
+import random
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from airflow_distil.datasets import diskmap
+from airflow_distil.datasets.diskmap import DiskMap
+
+# Few first bytes, so that many keys want one slot; never all zero, which is how an empty slot looks.
+keys = st.tuples(st.sampled_from([b"\0" * 8, b"\xff" * 8, b"\1" + b"\0" * 7]), st.integers(1, 30)).map(
+    lambda pair: pair[0] + pair[1].to_bytes(8, "big")
+)
+
+
+@given(puts=st.lists(st.tuples(keys, st.binary(min_size=5, max_size=5)), max_size=120))
+@settings(max_examples=60, deadline=None)
+def test_it_is_a_dict(tmp_path_factory, puts):
+    """A key that is not found is asked and paid again; one that is taken for another's answers the wrong row."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diskmap, "FIRST_SLOTS", 8)
+        path = tmp_path_factory.mktemp("map") / "index"
+        table, model = DiskMap(path, 5), {}
+        for key, value in puts:
+            table.put(key, value)
+            model[key] = value
+            assert table.get(key) == value
+        assert len(table) == len(model)
+        assert {key: table.get(key) for key, _ in puts} == model
+        assert table.get(b"\2" * 16) is None
+        table.close()
+        assert list(path.parent.iterdir()) == []
+
+
+def test_it_grows_over_many_keys(tmp_path):
+    """Growth copies the table; a key lost in it is an answer paid twice."""
+    table = DiskMap(tmp_path / "index", 8)
+    drawn = random.Random(1)
+    model = {drawn.randbytes(16): number.to_bytes(8, "little") for number in range(20_000)}
+    for key, value in model.items():
+        table.put(key, value)
+    assert len(table) == len(model)
+    assert all(table.get(key) == value for key, value in model.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert (tmp_path / "index").stat().st_size <= 65_536 * 24
+    table.close()
+
+
+def test_full_disk_while_growing_loses_nothing(tmp_path, monkeypatch):
+    """With the new number of slots and the old file, every key would be looked for in the wrong place."""
+    monkeypatch.setattr(diskmap, "FIRST_SLOTS", 8)
+    table = DiskMap(tmp_path / "index", 1)
+    known = [bytes([number]) * 16 for number in range(1, 6)]
+    for key in known:
+        table.put(key, b"x")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(table, "_make", full)
+    with pytest.raises(OSError, match="No space"):
+        table.put(b"\x77" * 16, b"x")
+    assert [table.get(key) for key in known] == [b"x"] * 5
+    assert table.get(b"\x77" * 16) is None
+    table.close()
+
+
+def test_file_has_real_blocks(tmp_path):
+    """A sparse file turns a full disk into SIGBUS, which kills the process without a word."""
+    table = DiskMap(tmp_path / "index", 16)
+    status = (tmp_path / "index").stat()
+    assert status.st_blocks * 512 >= status.st_size
+    table.close()
