@@ -83,7 +83,8 @@ def sorted_out(source: Any) -> tuple[Kind, list[Any]]:
     items = list(_flattened(source))
     kinds = {_kind(item) for item in items}
     if len(kinds) > 1:
-        raise TaskDefinitionError(f"source mixes {' and '.join(sorted(PLURALS[kind] for kind in kinds))}; a list is of one kind.")
+        mixed = " and ".join(sorted(PLURALS[kind] for kind in kinds))
+        raise TaskDefinitionError(f"source mixes {mixed}; a list is of one kind.")
     return (kinds.pop() if kinds else "row"), items
 
 

@@ -132,12 +132,28 @@ def _reader(data: Any) -> pa.RecordBatchReader:
         names = dict.fromkeys(name for row in data for name in row)
         return pa.table({name: _column(name, [row.get(name) for row in data]) for name in names}).to_reader()
     try:
-        return pa.RecordBatchReader.from_stream(data)
+        reader = pa.RecordBatchReader.from_stream(data)
     except TypeError as error:
         raise SourceError(
             f"publish() cannot stream a {type(data).__name__}. Pass a pyarrow, polars or duckdb result, a list of rows, or a "
             "list of summaries."
         ) from error
+    return reader.cast(pa.schema([field.with_type(_stored(field.type)) for field in reader.schema]))
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """Return the type without views, which polars uses in memory and older versions of Arrow do not write."""
+    import pyarrow as pa
+
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_stored(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_stored(field.type)) for field in kind])
+    return kind
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

@@ -139,7 +139,7 @@ class Attempt:
     def _run(self) -> None:
         try:
             self.result = self._work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - looked at by the test
             self.error = error
         finally:
             self._note_claim()

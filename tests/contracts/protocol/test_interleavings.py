@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from itertools import pairwise
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -126,7 +127,7 @@ class Protocol(RuleBasedStateMachine):
                 data = self.store.get(part.path)
                 assert (len(data), hashlib.sha256(data).hexdigest()) == (part.bytes, part.sha256)
         works = [(manifest.ask, manifest.fingerprint) for manifest in manifests]
-        assert all(one != next_ for one, next_ in zip(works, works[1:], strict=False)), "the same work was published twice"
+        assert all(one != next_ for one, next_ in pairwise(works)), "the same work was published twice"
         for attempt in self.attempts:
             for claim in attempt.claims:
                 assert claims[claim.number - 1] == claim, "two attempts believe that they hold one claim"

@@ -111,7 +111,7 @@ class TestClaim:
         assert other[0].claim.number == 1
 
     def test_lost_reply_of_a_claim_is_recognised(self, store):
-        """The client's own retry meets its own claim; taking that for another's would leave a claim that supersedes nobody's work."""
+        """The client's own retry meets its own claim; taken for another's, it would leave a claim behind that nobody holds."""
         spy = Spy(store, lose=lambda verb, name: verb == "put" and name == claim_name(1))
         claim = commit_of(spy).begin("work")
         assert claim.number == 1

@@ -370,7 +370,7 @@ def test_manifest_stays_in_its_dataset(root, path):
         (None, TaskDefinitionError, "upstream return nothing"),
         (3, TaskDefinitionError, "int"),
         ({"a": 1}, TaskDefinitionError, r"\[row\]"),
-        ([{"a": 1}, "gs://b/x"], TaskDefinitionError, "mixes rows and uris"),
+        ([{"a": 1}, "gs://b/x"], TaskDefinitionError, "mixes URIs and rows"),
         (("rows", 12), TaskDefinitionError, r"\.expand\(source=upstream\.output\)"),
         (["uri", "gs://b/x"], TaskDefinitionError, r"source=upstream\.output"),
         ("data.csv", TaskDefinitionError, "relative"),
