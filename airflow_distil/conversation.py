@@ -109,9 +109,13 @@ def resolve(request: _R, model: str, parameters: Mapping[str, Any]) -> _R:
 
 
 def canonical(request: Request) -> bytes:
-    """Return the one JSON form of a request: equal requests have equal bytes, in every process and version of Python."""
-    content = {f.name: getattr(request, f.name) for f in fields(request)}
-    text = json.dumps({"kind": request.kind, **content}, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    """Return the one JSON form of a request: equal requests have equal bytes, in every process and version of Python.
+
+    :raises TypeError: if it holds what JSON cannot say, and no endpoint could be sent.
+    :raises ValueError: if it holds a number that is not finite.
+    """
+    content = {"kind": request.kind, **{f.name: getattr(request, f.name) for f in fields(request)}}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # A lone surrogate is valid in a Python string and not in UTF-8; it must not stop a row from having a name.
     return text.encode("utf-8", "surrogatepass")
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 
-from airflow_distil.datasets.manifest import CLAIMS, MANIFESTS, Claim, Identity, Manifest, claim_name, manifest_name
+from airflow_distil.datasets.manifest import CLAIMS, MANIFESTS, Claim, Identity, Manifest, claim_name, manifest_name, numbers
 from airflow_distil.datasets.stores import Store, create
 from airflow_distil.exceptions import DestinationError, Superseded
 
@@ -142,18 +142,25 @@ class Commit:
         return on_existing == "reuse" and same_work and latest.failed + latest.unparsed == 0
 
     def _round(self, claims: list[int], latest: Manifest | None, on_existing: OnExisting) -> int:
-        """Return the round of answers to work in: the highest claimed one, or a new one if that was published for others.
+        """Return the round of answers to work in.
 
-        A crash, a retry or a clear before publication thus resumes the round it was in, and does not pay again.
+        A crash, a retry or a clear before publication resumes the round it was in, and does not pay again.
         """
-        highest = self._read_claim(claims[-1]).round if claims else 1
-        if on_existing != "regenerate":
-            return highest
-        while latest is not None and latest.round == highest:
-            if latest.ask != self.ask:
-                return highest + 1
-            latest = self._manifest(latest.edition - 1) if latest.edition > 1 else None
-        return highest
+        if on_existing == "regenerate":
+            highest = max((self._read_claim(number).round for number in claims), default=1)
+            return highest + 1 if self._published_for_others(highest) else highest
+        # A round that somebody else began with `regenerate` and did not publish has no answers to reuse: the edition's has.
+        unpublished = [self._read_claim(number) for number in claims if latest is None or number > latest.claim]
+        for claim in reversed(unpublished):
+            if claim.ask == self.ask:
+                return claim.round
+        if latest is not None:
+            return latest.round
+        return unpublished[-1].round if unpublished else 1
+
+    def _published_for_others(self, round: int) -> bool:
+        manifests = (self._manifest(edition) for edition in reversed(self._numbers(MANIFESTS)))
+        return any(manifest.round == round and manifest.ask != self.ask for manifest in manifests)
 
     def _put_claim(self, *, number: int, edition: int, round: int, fingerprint: str) -> Claim | None:
         claim = Claim(
@@ -206,8 +213,7 @@ class Commit:
             )
 
     def _numbers(self, prefix: str) -> list[int]:
-        stems = (entry.name[len(prefix) :].removesuffix(".json") for entry in self.store.list(prefix))
-        return sorted(int(stem) for stem in stems if stem.isdecimal())
+        return numbers((entry.name for entry in self.store.list(prefix)), prefix)
 
     def _read_claim(self, number: int) -> Claim:
         try:

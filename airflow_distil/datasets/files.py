@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, cast
 import pyarrow as pa
 from pydantic import ValidationError
 
-from airflow_distil.datasets.manifest import CLAIMS, FORMAT, MANIFESTS, Manifest
+from airflow_distil.datasets.manifest import CLAIMS, FORMAT, MANIFESTS, Manifest, manifest_name, numbers
 from airflow_distil.datasets.stores import Entry, RangeFile, Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import DistilError, NotPublished, SourceError, TaskDefinitionError
@@ -203,9 +203,9 @@ def _at(uri: URI, stores: Stores) -> list[File]:
 
 def _in_folder(uri: URI, stores: Stores) -> list[File]:
     store = stores(uri)
-    manifests = [entry.name for entry in store.list(MANIFESTS)]
-    if manifests:
-        return _of_manifest(uri, manifests[-1], None, stores)
+    editions = numbers((entry.name for entry in store.list(MANIFESTS)), MANIFESTS)
+    if editions:
+        return _of_manifest(uri, manifest_name(editions[-1]), None, stores)
     if next(iter(store.list(CLAIMS)), None):
         raise NotPublished(
             f"{uri} has no published edition: the task that writes it has not finished. Its parts are not read, as they "

@@ -6,13 +6,14 @@ Both are read back from storage that others can write to, so they are validated 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, PrivateAttr
 
 from airflow_distil.conversation import digest
 
-__all__ = ["FORMAT", "Claim", "Identity", "Manifest", "Part", "claim_name", "manifest_name"]
+__all__ = ["FORMAT", "Claim", "Identity", "Manifest", "Part", "claim_name", "manifest_name", "numbers"]
 
 FORMAT: Literal["airflow-distil/1"] = "airflow-distil/1"
 """Format of claims, manifests and summaries. It rises when an older version could misread a newer document."""
@@ -30,6 +31,12 @@ def claim_name(number: int) -> str:
 def manifest_name(edition: int) -> str:
     """Return the name of an edition's manifest under its destination."""
     return f"{MANIFESTS}{edition:06d}.json"
+
+
+def numbers(names: Iterable[str], prefix: str) -> list[int]:
+    """Return the numbers of the documents among names, rising; what else somebody left there is none."""
+    stems = (name[len(prefix) :].removesuffix(".json") for name in names)
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 class _Document(BaseModel):

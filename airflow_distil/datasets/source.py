@@ -183,7 +183,10 @@ def _pieces(source: Any, stores: Stores, types: Mapping[str, pa.DataType], limit
 
 def _rows_piece(rows: list[Mapping[str, Any]]) -> _Piece:
     located = [Located(f"row {number}", 0, without_surrogates(dict(row))) for number, row in enumerate(rows)]
-    content = json.dumps([row.value for row in located], sort_keys=True, default=str).encode()
+    try:
+        content = json.dumps([row.value for row in located], sort_keys=True, default=str).encode()
+    except (TypeError, ValueError) as error:
+        raise TaskDefinitionError(f"source: the rows cannot be hashed, as JSON has no form for them: {error}.") from error
     reader = JSONReader(lambda _open, _name: iter(located))
     return _Piece("source", reader, io.BytesIO, {"rows": hashlib.sha256(content).hexdigest()})
 

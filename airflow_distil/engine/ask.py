@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
@@ -57,6 +58,9 @@ WINDOW_PER_LIMIT = 2
 WINDOW_LEAST = 32
 # Rows replayed between two looks at the event loop: often enough for timers and signals, seldom enough to cost nothing.
 REPLAYS_PER_TURN = 64
+
+
+_NO_ROWS = pa.record_batch({})
 
 
 class _Halted(Exception):
@@ -121,12 +125,11 @@ class AskPass:
         ordinal = 0
         replayed = 0
         # One batch ahead, read in a thread: the store's latency is not the window's.
-        ahead = asyncio.create_task(self._next_batch())
-        while rows := await ahead:
-            ahead = asyncio.create_task(self._next_batch())
+        ahead = self._read_ahead()
+        while rows := await self._unless_halted(ahead):
+            ahead = self._read_ahead()
             for row in rows:
                 if self._halted.is_set():
-                    await ahead
                     return
                 state = self._begin(ordinal, row)
                 ordinal += 1
@@ -140,15 +143,44 @@ class AskPass:
                 self._open.add(task)
                 task.add_done_callback(self._ended)
 
-    async def _next_batch(self) -> list[Row]:
-        def read() -> list[Row]:
-            # A batch without rows is not the end.
-            for batch in self.batches:
-                if batch.num_rows:
-                    return rows_of(batch)
-            return []
+    def _read_ahead(self) -> asyncio.Future[list[Row]]:
+        loop = asyncio.get_running_loop()
+        reading: asyncio.Future[list[Row]] = loop.create_future()
 
-        return await asyncio.to_thread(read)
+        def read() -> None:
+            rows: list[Row] = []
+            failure: Exception | None = None
+            try:
+                # A batch without rows is not the end.
+                rows = rows_of(next((batch for batch in self.batches if batch.num_rows), _NO_ROWS))
+            except Exception as error:  # noqa: BLE001 - raised where the rows are waited for
+                failure = error
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(arrive, rows, failure)
+
+        def arrive(rows: list[Row], failure: Exception | None) -> None:
+            if reading.cancelled():
+                return
+            if failure is None:
+                reading.set_result(rows)
+            else:
+                reading.set_exception(failure)
+
+        # Not of the loop's own threads: those are waited for at the end, and a source that hangs would hold up a stop.
+        threading.Thread(target=read, name="airflow-distil-read", daemon=True).start()
+        return reading
+
+    async def _unless_halted(self, reading: asyncio.Future[list[Row]]) -> list[Row]:
+        halted = asyncio.create_task(self._halted.wait())
+        waited_for: set[asyncio.Future[Any]] = {halted, reading}
+        try:
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            halted.cancel()
+        if self._halted.is_set():
+            reading.cancel()
+            return []
+        return reading.result()
 
     def _begin(self, ordinal: int, row: Row) -> _Row | None:
         """Start a row's dialogues; return it if something has to be asked, None if it is finished."""
@@ -219,6 +251,11 @@ class AskPass:
         try:
             answers, tried = await self.progress.asker.ask(request, len(askers), self._permit)
         except BadRow as error:
+            if len(askers) > 1:
+                # Some endpoints refuse `n` as they would a bad row; if one at a time works, that is what they meant.
+                await _all(self._ask([asker]) for asker in askers)
+                self._honours_n = self._honours_n and not any(self._is_answered(turn) for _, turn in askers)
+                return
             self._write_down(askers, Kind.BAD_ROW, _failure(error, began))
         except (Transient, RateLimited) as error:
             if (error.retry_after or 0) > LONGEST_TOLD:
@@ -235,6 +272,10 @@ class AskPass:
             if unserved:
                 self._honours_n = False
                 await _all(self._ask([asker]) for asker in unserved)
+
+    def _is_answered(self, turn: Turn) -> bool:
+        fact = self.facts.find(turn.key, own=True)
+        return fact is not None and fact.kind is Kind.ANSWER
 
     def _body(self, answer: Answer, tried: int) -> dict[str, Any]:
         tokens_in, tokens_out = answer.usage.input_tokens, answer.usage.output_tokens
@@ -286,7 +327,8 @@ class AskPass:
             f"Task {self.speech.task.name!r} does not make the same prompt twice: row {dialogue.ordinal}, sample "
             f"{dialogue.sample}, of the same source and the same code.\n  one:     {now}\n  another: {other}\n"
             "A retry could not recognise its answers and would pay again, so nothing more is asked. Make format_input depend "
-            "on the row only (no clock, no set order, no unseeded random numbers; `converse` is given seeded ones)."
+            "on the row only (no clock, no set order, no unseeded random numbers; `converse` is given seeded ones). If the "
+            "prompt comes from another module, and that was edited, clear with on_existing='regenerate'."
         )
 
     async def _permit(self) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict  # typing's own does not know those of typing_extensions, which pydantic wants
 
 from airflow_distil.conversation import Row, Unparsed
 from airflow_distil.datasets.readers import without_surrogates
@@ -49,7 +50,7 @@ def arrow_type(annotation: Any) -> pa.DataType:
         return pa.list_(arrow_type(args[0]))
     elif origin is dict and args:
         return pa.map_(arrow_type(args[0]), arrow_type(args[1]))
-    elif typing.is_typeddict(annotation) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+    elif is_typeddict(annotation) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return pa.struct([pa.field(name, arrow_type(hint)) for name, hint in get_type_hints(annotation).items()])
     raise TaskDefinitionError(
         f"output_types: {annotation!r} has no Arrow type; use str, int, float, bool, list[...], a TypedDict, …"
@@ -70,7 +71,10 @@ class Columns:
             )
         self._names = names
         self._declared = {name: arrow_type(hint) for name, hint in declared.items()}
-        self._adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(hint) for name, hint in declared.items()}
+        try:
+            self._adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(hint) for name, hint in declared.items()}
+        except PydanticUserError as error:
+            raise TaskDefinitionError(f"output_types: {error.message}") from error
         self._learnt: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
         self._mixed: set[str] = set()
 

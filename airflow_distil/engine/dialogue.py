@@ -11,13 +11,28 @@ every attempt, with no row id and no matching; rows that move keep their answers
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, Protocol
 
-from airflow_distil.conversation import Answer, Conversation, Request, Row, Unparsed, Usage, canonical, digest, resolve
+from airflow_distil.conversation import (
+    Answer,
+    Chat,
+    Complete,
+    Conversation,
+    Embed,
+    Rank,
+    Request,
+    Row,
+    Unparsed,
+    Usage,
+    canonical,
+    digest,
+    resolve,
+)
 from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks.base import Task
@@ -113,7 +128,8 @@ class Dialogue:
     _ended: Outcome | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        names = self.speech.task.input_names
+        # A task that names no inputs reads the whole row.
+        names = self.speech.task.input_names or [name for name in self.input if not name.startswith("distil_")]
         read = json.dumps({name: self.input.get(name) for name in names}, sort_keys=True, default=str)
         self._seed = digest(
             str(self.speech.task.seed).encode(), read.encode("utf-8", "surrogatepass"), str(self.sample).encode()
@@ -150,8 +166,9 @@ class Dialogue:
         self._rng = Random()
         self._reseed()
         try:
-            self._talk = self.speech.task.converse(self.input, self._rng)
-            said = next(self._talk)
+            # A copy: what a task does to its row must not be seen by the next sample, nor when the row is told again.
+            self._talk = self.speech.task.converse(copy.deepcopy(self.input), self._rng)
+            requests = self._requests(next(self._talk))
         except StopIteration as end:
             self._end(end.value)
         except TaskDefinitionError:
@@ -159,7 +176,7 @@ class Dialogue:
         except Exception as error:  # noqa: BLE001 - whatever a task raises over a row is that row's fate
             self._ended = Outcome("failed", {}, f"the row cannot be asked about: {type(error).__name__}: {error}", [])
         else:
-            self._hear(said)
+            self._hear(requests)
 
     def _tell(self, facts: list[Fact]) -> None:
         for turn, fact in zip(self._turns, facts, strict=True):
@@ -173,7 +190,7 @@ class Dialogue:
         answers = [answer_of(fact) for fact in facts]
         self._reseed()
         try:
-            said = self._talk.send(answers if self._listed else answers[0])
+            requests = self._requests(self._talk.send(answers if self._listed else answers[0]))
         except StopIteration as end:
             self._end(end.value)
         except Unparsed as unparsed:
@@ -183,23 +200,33 @@ class Dialogue:
         except Exception as error:  # noqa: BLE001 - as above; it had an answer to read
             self._end_unparsed(f"{type(error).__name__}: {error}", {})
         else:
-            self._hear(said)
+            self._hear(requests)
 
-    def _hear(self, said: Any) -> None:
+    def _requests(self, said: Any) -> list[tuple[Request, bytes]]:
+        """Return what the task yielded, as it is sent and as it is hashed."""
         self._listed = isinstance(said, list)
-        turns: list[Turn] = []
+        requests: list[tuple[Request, bytes]] = []
         for request in said if self._listed else [said]:
+            if not isinstance(request, Chat | Complete | Embed | Rank):
+                raise TaskDefinitionError(
+                    f"Task {self.speech.task.name!r} yielded {type(request).__name__}; converse yields requests: "
+                    "Chat(messages), Complete(prompt), Embed(input) or Rank(input, candidates)."
+                )
             resolved = resolve(request, self.speech.model, self.speech.parameters)
-            content = canonical(resolved)
+            requests.append((resolved, canonical(resolved)))
+        if not requests:
+            raise TaskDefinitionError(f"Task {self.speech.task.name!r} yielded an empty list of requests.")
+        return requests
+
+    def _hear(self, requests: list[tuple[Request, bytes]]) -> None:
+        self._turns = []
+        for request, content in requests:
             if not self._chain:
                 self._chain = self._root(content)
             self._chain = digest(self._chain, content)
-            turns.append(Turn(resolved, content, self._chain, len(self._trace) + len(turns)))
-        if not turns:
-            raise TaskDefinitionError(f"Task {self.speech.task.name!r} yielded an empty list of requests.")
-        self._turns = turns
+            self._turns.append(Turn(request, content, self._chain, len(self._trace) + len(self._turns)))
         if self.first is None:
-            self.first = turns[0]
+            self.first = self._turns[0]
 
     def _root(self, content: bytes) -> bytes:
         if self._twin is None:
@@ -207,6 +234,9 @@ class Dialogue:
         return digest(f"{self.speech.round}/{self.sample}/{self._twin}".encode())
 
     def _end(self, columns: Any) -> None:
+        if columns is None:
+            self._end_unparsed("the task returned nothing for this answer", {})
+            return
         if not isinstance(columns, dict):
             raise TaskDefinitionError(
                 f"Task {self.speech.task.name!r} returned {type(columns).__name__}, not a dict of columns."

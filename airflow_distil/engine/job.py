@@ -170,8 +170,7 @@ class Job:
                 ", ".join(sorted(columns.mixed)),
             )
 
-        self.progress.phase = "writing"
-        self.progress.tally = self._tally()
+        self.progress.begin("writing", self._tally())
         twins = Twins(workspace.path / "twins")
         writing = WritePass(
             speech=speech,
@@ -212,7 +211,7 @@ class Job:
                     "reasons": dict(self.progress.tally.reasons.most_common(REASONS_KEPT)),
                     "task": describe(self.task),
                     "source": self.source.identity,
-                    "limits": self.progress.asker.limiter.history,
+                    "limits": list(self.progress.asker.limiter.history),
                     "versions": versions(),
                 }
             )
@@ -257,7 +256,7 @@ def check_columns(task: Task, schema: pa.Schema) -> None:
         raise TaskDefinitionError(f"Task {task.name!r} would write {_list(twice)} twice. Change its output_mappings.")
     if ours := sorted(set(written) & set(OURS)):
         raise TaskDefinitionError(f"Task {task.name!r} would write {_list(ours)}, which airflow-distil writes itself.")
-    if lost := [name for name in written if name in schema.names and name not in replaced_columns(task)]:
+    if lost := [name for name in written if name in schema.names and name not in replaced_columns(task, schema)]:
         back = {mapped: name for name, mapped in task.output_mappings.items()}
         paste = {**task.output_mappings, **{back.get(name, name): f"{task.name}_{name}" for name in lost}}
         raise TaskDefinitionError(

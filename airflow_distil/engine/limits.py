@@ -25,6 +25,8 @@ CUT = 0.75
 GROWTH = 1.05
 # Growth is earned by use: a limit that was never reached says nothing about the next one.
 SATURATION = 0.8
+# Changes of the limit that are kept for the manifest; an endpoint that refuses steadily makes them all night.
+HISTORY = 200
 # When the endpoint asks to slow down and does not say for how long.
 COOL_DOWN = 2.0
 
@@ -75,7 +77,7 @@ class Limiter:
     clock: Callable[[], float] = time.monotonic
     limit: int = field(init=False)
     in_flight: int = field(init=False, default=0)
-    history: list[dict[str, Any]] = field(init=False, default_factory=list)
+    history: deque[dict[str, Any]] = field(init=False, default_factory=lambda: deque(maxlen=HISTORY))
     _waiting: deque[asyncio.Future[None]] = field(init=False, default_factory=deque)
     _top: int = field(init=False)
     _requests: Pace | None = field(init=False)

@@ -12,8 +12,11 @@ from airflow_distil.exceptions import TooManyFailures
 
 __all__ = ["Progress", "Tally"]
 
-# Reasons that differ only in numbers or quotes are one reason to a reader, but a whole answer must not become a key.
+# A whole answer, or a whole prompt that a provider repeats, must not become a key.
 REASON_LENGTH = 160
+# A reason that quotes its row is another one for each row; beyond this many they are counted together.
+MOST_REASONS = 1000
+OTHER_REASONS = "other reasons"
 SHOWN_ORDINALS = 3
 SHOWN_REASONS = 3
 
@@ -42,6 +45,8 @@ class Tally:
         if status not in {"ok", "skipped"}:
             self.transient += transient
             reason = (error or status)[:REASON_LENGTH]
+            if reason not in self.reasons and len(self.reasons) >= MOST_REASONS:
+                reason = OTHER_REASONS
             self.reasons[reason] += 1
             if len(self._examples[reason]) < SHOWN_ORDINALS:
                 self._examples[reason].append(ordinal)
@@ -93,16 +98,23 @@ class Progress:
     input_tokens: int = 0
     output_tokens: int = 0
     _began: float = field(default_factory=time.monotonic)
+    _phase_began: float = field(default_factory=time.monotonic)
+
+    def begin(self, phase: str, tally: Tally) -> None:
+        """Begin another phase, which counts all rows again."""
+        self.phase, self.tally, self._phase_began = phase, tally, time.monotonic()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the figures: rows done and total, rows per second, seconds to go, fates, tokens."""
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        asked = self.tally.done - self.replayed
-        rate = asked / seconds
+        now = time.monotonic()
+        # What came from the log was not asked, and would make the rest look faster than it will be.
+        worked = self.tally.done - (self.replayed if self.phase == "asking" else 0)
+        rate = worked / max(now - self._phase_began, 1e-9)
         return {
             "phase": self.phase,
             "done": self.tally.done,
             "total": self.tally.total,
+            "elapsed_s": round(now - self._began, 1),
             "rows_per_s": round(rate, 2),
             "eta_s": round((self.tally.total - self.tally.done) / rate) if rate else None,
             "ok": self.tally.counts["ok"],
@@ -122,7 +134,7 @@ class Progress:
         now = self.snapshot()
         eta = f", {now['eta_s']} s to go" if now["eta_s"] is not None and now["done"] < now["total"] else ""
         return (
-            f"{now['phase']}: {now['done']}/{now['total']} rows, {now['rows_per_s']} rows/s{eta}; "
+            f"{now['phase']}: {now['done']}/{now['total']} rows, {now['elapsed_s']} s, {now['rows_per_s']} rows/s{eta}; "
             f"{now['failed']} failed, {now['unparsed']} unparsed, {now['skipped']} skipped, {now['replayed']} from the log; "
             f"{now['input_tokens']} + {now['output_tokens']} tokens"
         )

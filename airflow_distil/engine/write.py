@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,8 @@ from airflow_distil.tasks.base import Task
 
 __all__ = ["OURS", "Bill", "WritePass", "replaced_columns"]
 
+# A source batch times many generations would be many answers in memory at a time.
+ROWS_AT_ONCE = 512
 METADATA = pa.list_(
     pa.struct(
         [
@@ -52,9 +53,14 @@ OURS: dict[str, pa.DataType] = {
 """Our own columns, after the task's."""
 
 
-def replaced_columns(task: Task) -> set[str]:
-    """Return the source columns that give way to ours. An upstream `model_name` stays if this task's is mapped to another."""
-    return {*OURS} if "model_name" in task.output_mappings else {*OURS, "model_name"}
+def replaced_columns(task: Task, schema: pa.Schema) -> set[str]:
+    """Return the source columns that give way to ours.
+
+    `distil_…` is ours. The `model_name` of an upstream task gives way too, unless this task's is mapped to another name; where
+    no task of ours was upstream, the name is the user's own.
+    """
+    chained = "distil_status" in schema.names and "model_name" not in task.output_mappings
+    return {*OURS, "model_name"} if chained else {*OURS}
 
 
 @dataclass(slots=True)
@@ -92,7 +98,6 @@ class WritePass:
     stop: Stop
     map_index: int | None
     bill: Bill = field(default_factory=Bill)
-    models: Counter[str] = field(default_factory=Counter)
     numbers: Numbers = field(default_factory=Numbers)
 
     @property
@@ -110,14 +115,18 @@ class WritePass:
         ordinal = 0
         schema = self.output_schema
         for batch in self.source:
-            self.stop.check()
             written: list[tuple[int, int, Row, Fate]] = []
             for position, row in enumerate(rows_of(batch)):
                 written += [(position, ordinal, row, fate) for fate in self._tell(ordinal, row)]
                 ordinal += 1
-            yield self._batch(batch, written, schema)
+                if len(written) >= ROWS_AT_ONCE:
+                    yield self._batch(batch, written, schema)
+                    written = []
+            if written:
+                yield self._batch(batch, written, schema)
 
     def _tell(self, ordinal: int, row: Row) -> list[Fate]:
+        self.stop.check()
         task = self.speech.task
         if is_skipped(row):
             samples = [None] if task.group_generations else list(range(task.num_generations))
@@ -173,7 +182,7 @@ class WritePass:
 
     def _metadata(self, row: Row, fate: Fate) -> list[dict[str, Any]]:
         earlier = row.get("distil_metadata")
-        entries = list(earlier) if isinstance(earlier, list) else []
+        entries = [entry for entry in earlier if isinstance(entry, dict)] if isinstance(earlier, list) else []
         for outcome in fate.outcomes:
             entries += [self._entry(turn, fact, keep_raw=outcome.status == "unparsed") for turn, fact in outcome.trace]
         return entries
@@ -183,7 +192,6 @@ class WritePass:
         body = read_body(fact)
         if fact.kind is Kind.ANSWER:
             self.bill.add(body)
-            self.models[body.get("model") or self.speech.model] += 1
         tokens_in, tokens_out = body.get("usage", (None, None))
         return {
             "task": task.name,
@@ -200,7 +208,7 @@ class WritePass:
         }
 
     def _kept(self) -> list[str]:
-        replaced = replaced_columns(self.speech.task)
+        replaced = replaced_columns(self.speech.task, self.schema)
         return [name for name in self.schema.names if name not in replaced]
 
     def _output_types(self) -> dict[str, pa.DataType]:

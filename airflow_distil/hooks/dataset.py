@@ -56,11 +56,10 @@ def publish(data: Any, destination: str | None = None) -> dict[str, Any]:
             for part in content["parts"]:
                 commit.look()
                 moved = f"data/{begun.folder}/{Path(part['path']).name}"
-                create(store, moved, Path(folder) / part["path"])
+                if not create(store, moved, Path(folder) / part["path"]):
+                    raise DestinationError(f"{target}/{moved} exists already with other content. Nothing was published.")
                 part["path"] = moved
             manifest = commit.publish(content)
-        except (SourceError, DestinationError):
-            raise
         except OSError as error:
             raise DestinationError(f"{target} cannot be read or written: {error}. Nothing was published.") from error
     _published.add(once)
@@ -114,10 +113,11 @@ def _content(data: Any, local: FileStore, folder: Path) -> tuple[dict[str, Any],
 
 def _members(summaries: list[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
     find_parts(summaries, stores=store_for)  # refuses what is not there, or not what the summary says
-    counts = {name: sum(summary[name] for summary in summaries) for name in ("rows", "ok", "unparsed", "failed", "skipped")}
-    columns: dict[str, str] = {}
-    for summary in summaries:
-        columns.update(summary["columns"])
+    try:
+        counts = {name: sum(int(each[name]) for each in summaries) for name in ("rows", "ok", "unparsed", "failed", "skipped")}
+        columns = {name: str(kind) for each in summaries for name, kind in each["columns"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f"publish() was given a summary that is not whole: {type(error).__name__}: {error}.") from error
     content = {"parts": [], "members": [dict(summary) for summary in summaries], "columns": columns, **counts}
     return content, digest(*(str(summary["sha256"]).encode() for summary in summaries)).hex()
 

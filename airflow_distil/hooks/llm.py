@@ -209,10 +209,12 @@ class LLMHook(BaseHook):
     def _mask(self, key: str | None, settings: _Settings) -> None:
         from airflow.sdk.log import mask_secret
 
+        from airflow_distil.llms.failures import secrets_in
+
         from_environment = [os.environ.get(name) for name in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY")]
-        for secret in [key, *settings.headers.values(), *from_environment]:
-            if secret:
-                mask_secret(secret)
+        in_headers: set[str] = set().union(*(secrets_in(header) for header in settings.headers.values()))
+        for secret in {key, *in_headers, *from_environment} - {None, ""}:
+            mask_secret(secret)
 
 
 async def _tried(llm: OpenAILLM) -> str:

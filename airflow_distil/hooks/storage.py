@@ -38,7 +38,7 @@ def destination_of(given: str | None, identity: Identity) -> URI:
 
     :raises TaskDefinitionError: if neither is there.
     """
-    uri = URI.parse(given) if given else _default_destination(identity)
+    uri = _default_destination(identity) if given is None else URI.parse(given)
     return uri.join(identity.folder) if identity.folder else uri
 
 

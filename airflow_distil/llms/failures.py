@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, RateLimited, Transient
 
-__all__ = ["ADVICE", "kind_of", "retry_after", "words_of"]
+__all__ = ["ADVICE", "LONGEST", "kind_of", "retry_after", "secrets_in", "words_of"]
 
 # OpenAI sends these as 429, though no waiting helps: going on would mean a run that retries until its deadline.
 OUT_OF_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -74,10 +74,14 @@ def _number(text: str | None, unit: float) -> float | None:
 
 
 def words_of(error: Any) -> str:
-    """Return what the provider said, in one short line: `error` is the error object of its reply, in one of many forms."""
+    """Return what the provider said, in one line: `error` is the error object of its reply, in one of many forms."""
     while isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, Mapping):
         error = error.get("message") or error.get("detail") or error.get("error") or error
-    text = " ".join(str(error or "").split())
-    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+    return " ".join(str(error or "").split())
+
+
+def secrets_in(header: str) -> set[str]:
+    """Return what of a header's value may be secret: all of it, and what follows a scheme as in `Bearer <key>`."""
+    return {header, header.rpartition(" ")[2]} - {""}

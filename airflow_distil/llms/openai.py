@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from airflow_distil.conversation import Answer, Chat, Complete, Embed, Request, Usage, resolve
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, TaskDefinitionError, Transient
-from airflow_distil.llms.failures import ADVICE, kind_of, retry_after, words_of
+from airflow_distil.llms.failures import ADVICE, LONGEST, kind_of, retry_after, secrets_in, words_of
 from airflow_distil.llms.parameters import RESERVED, check_generation_kwargs
 
 __all__ = ["OpenAILLM"]
@@ -168,7 +168,7 @@ class OpenAILLM:
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
-            beginning = self._clean(words_of(response.text[:100])) or "nothing"
+            beginning = self._clean(words_of(response.text))[:100] or "nothing"
             raise Transient(f"{self._place}: status 200, but the body is not a JSON object; it begins with: {beginning}")
         if (error := reply.get("error")) and not reply.get("choices") and not reply.get("data"):
             # Routers that have sent "200" before the model behind them failed put its status into the body.
@@ -185,15 +185,14 @@ class OpenAILLM:
             problem = f"{type(error).__name__}: {error}"
         if not answers:
             raise Transient(f"{self._place}: status 200, but the reply holds no answer ({problem}).")
-        kept = [a for a in answers if a.text or a.finish_reason != "content_filter"]
-        if not kept:
+        if all(answer.finish_reason == "content_filter" and not answer.text for answer in answers):
             raise BadRow(f"{self._place}: the provider's content filter withheld the answer.")
-        usage, model = reply.get("usage") or {}, reply.get("model") or request.model
-        inputs = _shares(usage.get("prompt_tokens"), len(kept))
-        outputs = _shares(usage.get("completion_tokens"), len(kept))
+        usage, model = reply.get("usage"), str(reply.get("model") or request.model)
+        inputs = _shares(usage, "prompt_tokens", len(answers))
+        outputs = _shares(usage, "completion_tokens", len(answers))
         return [
             replace(answer, model=model, usage=Usage(tokens_in, tokens_out), latency=latency)
-            for answer, tokens_in, tokens_out in zip(kept, inputs, outputs, strict=True)
+            for answer, tokens_in, tokens_out in zip(answers, inputs, outputs, strict=True)
         ]
 
     def _connected(self) -> openai.AsyncOpenAI:
@@ -249,10 +248,11 @@ class OpenAILLM:
         return _shown(self.base_url) if self.base_url else "the provider's API"
 
     def _clean(self, text: str) -> str:
-        secrets = [self._key, *self._headers.values()]
-        for secret in sorted({s.get_secret_value() for s in secrets} - {"", NO_KEY}, key=len, reverse=True):
+        secrets = {self._key.get_secret_value()}.union(*(secrets_in(h.get_secret_value()) for h in self._headers.values()))
+        for secret in sorted(secrets - {"", NO_KEY}, key=len, reverse=True):
             text = text.replace(secret, "***")
-        return text
+        # Shortened last: half a key would not be recognised.
+        return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def _wire(request: Request, n: int) -> tuple[str, dict[str, Any]]:
@@ -282,7 +282,7 @@ def _answers(reply: dict[str, Any], request: Request, n: int) -> list[Answer]:
     if isinstance(request, Embed):
         return [Answer(vector=reply["data"][0]["embedding"])]
     text = _message_text if isinstance(request, Chat) else _completion_text
-    return [Answer(text=text(choice), finish_reason=choice.get("finish_reason")) for choice in reply["choices"][:n]]
+    return [Answer(text=text(choice), finish_reason=_word(choice.get("finish_reason"))) for choice in reply["choices"][:n]]
 
 
 def _message_text(choice: dict[str, Any]) -> str | None:
@@ -292,16 +292,26 @@ def _message_text(choice: dict[str, Any]) -> str | None:
         # Models that think aloud answer in parts; the thinking is of another type.
         content = "".join(part["text"] for part in content if part.get("type") == "text")
     # A refusal under structured output comes beside the content. It is what the model said: the row shows it, unparsed.
-    return cast("str | None", content if content is not None else message.get("refusal"))
+    return _text(content if content is not None else message.get("refusal"))
 
 
 def _completion_text(choice: dict[str, Any]) -> str | None:
-    return cast("str | None", choice["text"])
+    return _text(choice["text"])
 
 
-def _shares(total: int | None, count: int) -> Sequence[int | None]:
+def _text(value: Any) -> str | None:
+    # What the model said was paid for: a server that sends it in another form must not stop the run, nor be paid twice.
+    return value if isinstance(value, str | None) else json.dumps(value)
+
+
+def _word(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _shares(usage: Any, name: str, count: int) -> Sequence[int | None]:
     """Divide tokens so that the shares differ by at most one and add up."""
-    if total is None:
+    total = usage.get(name) if isinstance(usage, Mapping) else None
+    if not isinstance(total, int):
         return [None] * count
     share, rest = divmod(total, count)
     return [share + (i < rest) for i in range(count)]

@@ -53,14 +53,21 @@ def run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any
 
 
 def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any]:
+    # Airflow counts execution_timeout from now on, so opening a large source is part of it.
+    deadline = _deadline(operator)
     identity = identity_of(context)
     for name in TEXTS:
-        if not isinstance(value := getattr(operator, name), str | None):
+        value = getattr(operator, name)
+        if not isinstance(value, str | None):
             raise TaskDefinitionError(f"{name} is {value!r}, a {type(value).__name__}; it must be text.")
+        if value == "":
+            raise TaskDefinitionError(
+                f"{name} is empty. Was it a template over a value that is not set? Leave it out for the default."
+            )
     destination = destination_of(operator.destination, identity)
     if operator.on_existing not in {"reuse", "regenerate", "fail"}:
         raise TaskDefinitionError(f"on_existing is {operator.on_existing!r}; it must be 'reuse', 'regenerate' or 'fail'.")
-    llm = LLMHook(operator.llm_conn_id).get_conn(model=operator.model or None, generation_kwargs=operator.generation_kwargs)
+    llm = LLMHook(operator.llm_conn_id).get_conn(model=operator.model, generation_kwargs=operator.generation_kwargs)
     source = open_source(
         operator.source, stores=store_for, limit=operator.limit, columns=operator.source_columns, schema=operator.schema
     )
@@ -89,7 +96,7 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
         except Exception as error:  # noqa: BLE001 - progress is for people; the dataset does not depend on it
             log.warning("Could not push progress: %s", error)
 
-    manifest = job.run(report, _deadline(operator))
+    manifest = job.run(report, deadline)
     return manifest.summary(str(destination))
 
 

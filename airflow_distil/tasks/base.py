@@ -170,7 +170,12 @@ class Task(BaseModel, ABC):
                 )
         if not self.output_names:
             raise TaskDefinitionError(f"Task {self.name!r} declares no outputs.")
-        self._schema()
+        if (schema := self._schema()) is not None:
+            try:
+                _validator(schema).check_schema(schema)
+            except Exception as error:
+                reason = str(error).partition("\n")[0]
+                raise TaskDefinitionError(f"structured_output of task {self.name!r} is not a JSON schema: {reason}.") from error
 
     def process(self, inputs: list[Row]) -> Iterator[list[Row]]:
         """Run the task over rows, without Airflow; also from inside a running event loop.
@@ -203,29 +208,40 @@ class Task(BaseModel, ABC):
                 return model.model_json_schema()
 
     def _check_structure(self, text: str | None) -> None:
+        """Check an answer against the schema, if there is one.
+
+        :raises Unparsed: if it does not fit.
+        """
         if (schema := self._schema()) is None:
             return
-        try:
-            if isinstance(self.structured_output, type):
+        if isinstance(self.structured_output, type):
+            try:
                 self.structured_output.model_validate_json(text or "")
-            else:
-                import jsonschema
-
-                jsonschema.validate(json.loads(text or ""), schema)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise Unparsed(
-                f"the answer does not fit the JSON schema{f' at {where}' if where else ''}: {first['msg']}"
-            ) from error
-        except json.JSONDecodeError as error:
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                raise Unparsed(_unfit(".".join(map(str, first["loc"])), first["msg"])) from error
+            return
+        try:
+            value = json.loads(text or "")
+        except ValueError as error:
             raise Unparsed(f"the answer is not JSON: {error}") from error
-        except jsonschema.ValidationError as error:
-            raise Unparsed(f"the answer does not fit the JSON schema at {error.json_path}: {error.message}") from error
+        for wrong in _validator(schema)(schema).iter_errors(value):
+            raise Unparsed(_unfit(wrong.json_path, wrong.message))
 
     def __repr_args__(self) -> Any:
         # The text of a task must be the same in each parse of a DAG file, and must not hold what was left at its default.
         return [(name, value) for name, value in super().__repr_args__() if name in self.model_fields_set]
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    # Imported here: a DAG file without structured answers need not pay for it.
+    from jsonschema import validators
+
+    return validators.validator_for(schema)
+
+
+def _unfit(where: str, reason: str) -> str:
+    return f"the answer does not fit the JSON schema{f' at {where}' if where else ''}: {reason}"
 
 
 def ask_again(request: Chat, answer: Answer, reason: str) -> Chat:

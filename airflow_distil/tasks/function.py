@@ -20,7 +20,8 @@ class Function(Task):
     """A conversation written as a generator function over one row.
 
     The function yields a prompt (text or messages) and receives the answer's text, or yields a request and receives the whole
-    `Answer`; a list is asked at once and answered by a list. It returns the output columns.
+    `Answer`; a list is asked at once and answered by a list. It returns the output columns. It asks again by itself what it
+    cannot read: `max_parse_retries` is for tasks that are not functions.
 
     :param function: `def f(row): text = yield prompt; return {...}`. A second parameter receives seeded random numbers.
     :param columns: output column → Python type.
@@ -59,16 +60,13 @@ class Function(Task):
             while True:
                 if isinstance(said, list) and not _is_chat(said):
                     answers = yield [self._request(one) for one in said]
-                    said = talk.send([_reply(one, answer) for one, answer in zip(said, answers, strict=True)])
+                    said = talk.send([self._reply(one, answer) for one, answer in zip(said, answers, strict=True)])
                 else:
                     answer = yield self._request(said)
-                    said = talk.send(_reply(said, answer))
+                    said = talk.send(self._reply(said, answer))
         except StopIteration as end:
-            if not isinstance(end.value, dict):
-                raise TaskDefinitionError(
-                    f"{self.function.__name__} must return a dict of its columns, not {end.value!r}"
-                ) from end
-            return end.value
+            columns: Row = end.value
+            return columns
 
     def _request(self, said: Any) -> Request:
         if isinstance(said, Chat | Complete | Embed | Rank):
@@ -79,10 +77,12 @@ class Function(Task):
             return Chat(said, response_format=self.response_format)
         raise TaskDefinitionError(f"{self.function.__name__} must yield text, messages or requests, not {type(said).__name__}")
 
+    def _reply(self, said: Any, answer: Answer) -> Any:
+        if isinstance(said, Chat | Complete | Embed | Rank):
+            return answer
+        self._check_structure(answer.text)
+        return answer.text
+
 
 def _is_chat(said: Any) -> bool:
     return isinstance(said, list) and bool(said) and all(isinstance(message, dict) for message in said)
-
-
-def _reply(said: Any, answer: Answer) -> Any:
-    return answer if isinstance(said, Chat | Complete | Embed | Rank) else answer.text

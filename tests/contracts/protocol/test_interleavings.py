@@ -148,16 +148,21 @@ class Protocol(RuleBasedStateMachine):
         assert len({claim.nonce for claim in claims}) == len(claims)
         by_nonce = {claim.nonce: attempt for attempt in self.attempts for claim in attempt.claims}
         manifests = [Manifest.parse(self.store.get(entry.name)) for entry in self.store.list("_distil/manifests/")]
-        for before, claim in zip([None, *claims], claims, strict=False):
-            if before is None:
-                assert claim.round == 1
-                continue
-            risen = claim.round - before.round
-            assert risen in {0, 1}
-            if risen:
-                attempt = by_nonce.get(claim.nonce)  # None: it died before it knew
+        for position, claim in enumerate(claims):
+            earlier = claims[:position]
+            highest = max((before.round for before in earlier), default=1)
+            attempt = by_nonce.get(claim.nonce)  # None: it died before it knew
+            again = attempt is not None and len(attempt.claims) > 1 and claim in attempt.claims[1:]
+            if again:
+                assert claim.round == attempt.claims[0].round
+            elif claim.round > highest:
+                assert claim.round == highest + 1
                 assert attempt is None or attempt.on_existing == "regenerate"
-                assert any(edition.round == before.round and edition.ask != claim.ask for edition in manifests)
+                assert any(edition.round == highest and edition.ask != claim.ask for edition in manifests)
+            elif attempt is not None and attempt.on_existing == "regenerate":
+                assert claim.round == highest, "answers that somebody wanted replaced"
+            else:
+                assert claim.round in {before.round for before in earlier} | {1}
 
     def _ended_well(self, attempt: Attempt, claims: list[Claim], manifests: list[Manifest]) -> None:
         result, error = attempt.result, attempt.error

@@ -391,6 +391,25 @@ class TestRound:
         published(store, "ask 2", "work", "regenerate", failed=1)
         assert claimed(store, "ask 3", "work", "reuse").claim.round == 2
 
+    def test_reuse_after_an_unpublished_regeneration_of_another_uses_the_edition(self, store):
+        """The round that somebody began and left has no answers: all that is paid would be asked once more."""
+        published(store, failed=1)
+        claimed(store, "ask 2", "work", "regenerate")
+        assert claimed(store, "ask 3", "work", "reuse").claim.round == 1
+
+    def test_retry_of_a_regeneration_as_reuse_stays_in_its_round(self, store):
+        """Who regenerates, crashes, and sets the option back before the retry has paid for the new round."""
+        published(store, failed=1)
+        claimed(store, "ask 2", "work", "regenerate")
+        assert claimed(store, "ask 2", "work", "reuse").claim.round == 2
+
+    def test_regenerate_after_a_reuse_goes_to_the_highest_round(self, store):
+        """The highest claim is not the one with the highest round."""
+        published(store, failed=1)
+        claimed(store, "ask 2", "work", "regenerate")
+        claimed(store, "ask 3", "work", "reuse")
+        assert claimed(store, "ask 4", "work", "regenerate").claim.round == 2
+
     def test_own_edition_with_other_code_keeps_the_round(self, store):
         """Changed code on a retry of a regeneration pays for what changed, not for a third set of answers."""
         published(store)

@@ -144,6 +144,6 @@ def test_models():
 @given(st.integers(0, 10**9), st.integers(1, 64))
 def test_shares_add_up(total, count):
     """Rounded shares made the sum of the column differ from the bill."""
-    shares = _shares(total, count)
+    shares = _shares({"prompt_tokens": total}, "prompt_tokens", count)
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1

@@ -1,0 +1,169 @@
+"""One request until it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from airflow_distil.conversation import Chat, user
+from airflow_distil.engine import asking
+from airflow_distil.engine.asking import LONGEST_TOLD, PATIENCE, TRIES, Asker
+from airflow_distil.engine.limits import Limiter
+from airflow_distil.exceptions import BadRow, Fatal, RateLimited, Transient
+from tests.unit.engine.lab import Model
+
+REQUEST = Chat([user("q")])
+
+
+async def permit() -> None:
+    pass
+
+
+class Calm(Limiter):
+    """Without a cool-down, so that all waits are the asker's."""
+
+    def limited(self, lease, retry_after):
+        self.failed(lease)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Record the waits instead of waiting; the clock of patience goes on with them."""
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        if seconds:
+            waited.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asking.asyncio, "sleep", note)
+    monkeypatch.setattr(asking.time, "monotonic", lambda: sum(waited))
+    return waited
+
+
+def ask(say, n: int = 1):
+    model = Model(say)
+    asker = Asker(model, Calm())
+    result = asyncio.run(asker.ask(REQUEST, n, permit))
+    return asker, model, result
+
+
+def failing(error, times: int):
+    left = iter([error] * times)
+    return lambda *_: next(left, "fine")
+
+
+def test_waits_grow_and_end(waits, monkeypatch):
+    """A server that restarts is not helped by seven requests in a second."""
+    monkeypatch.setattr(asking, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(asking, "LONGEST_WAIT", 30.0)
+    asker, _, (_, tried) = ask(failing(Transient("502"), TRIES - 1))
+    assert tried == TRIES
+    assert asker.retries == TRIES - 1
+    expected = [min(30.0, 0.5 * 2**position) for position in range(TRIES - 1)]
+    assert all(bound / 2 <= wait <= bound for wait, bound in zip(waits, expected, strict=True))
+
+
+def test_waits_differ(waits, monkeypatch):
+    """Without jitter a burst that failed together comes back together."""
+    monkeypatch.setattr(asking, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(asking, "LONGEST_WAIT", 30.0)
+    for _ in range(5):
+        ask(failing(Transient("502"), 1))
+    assert len(set(waits)) == 5
+
+
+def test_transient_errors_run_out(waits):
+    """A row must not hold its place for ever."""
+    with pytest.raises(Transient, match="502"):
+        ask(failing(Transient("502"), TRIES))
+
+
+@pytest.mark.parametrize("kind", [RateLimited, Transient])
+def test_told_time_is_waited(waits, kind):
+    """And a little more, differently for each: all were told the same."""
+    ask(failing(kind("busy", 12.0), 1))
+    assert 12.0 <= waits[-1] <= 12.5
+
+
+def test_rate_limits_do_not_use_up_tries(waits, monkeypatch):
+    """An endpoint that is busy for a minute is not broken."""
+    _, _, (_, tried) = ask(failing(RateLimited("busy", 5.0), TRIES * 3))
+    assert tried == TRIES * 3 + 1
+
+
+def test_patience_ends(waits):
+    """An endpoint that still refuses after a quarter of an hour has no room tonight."""
+    with pytest.raises(RateLimited):
+        ask(failing(RateLimited("busy", 60.0), 100))
+    assert PATIENCE - 60.5 <= sum(waits) <= PATIENCE
+
+
+def test_longer_than_is_waited_is_raised_at_once(waits):
+    """'Come back in an hour' is for the next attempt."""
+    with pytest.raises(RateLimited):
+        ask(failing(RateLimited("daily", LONGEST_TOLD + 1), 1))
+    assert waits == []
+
+
+@pytest.mark.parametrize("error", [BadRow("too long"), Fatal("no key"), ZeroDivisionError()])
+def test_other_errors_are_not_retried(waits, error):
+    """They would be paid, or refused, seven times."""
+    model = Model(lambda *_: error)
+    asker = Asker(model, Limiter())
+    with pytest.raises(type(error)):
+        asyncio.run(asker.ask(REQUEST, 1, permit))
+    assert model.calls == 1
+    assert asker.limiter.in_flight == 0
+
+
+def test_permission_is_asked_before_each_try(waits):
+    """A stop that comes while a row waits for its retry must not cost one more call."""
+    asked = []
+
+    async def permit_once() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise KeyError("no more")
+
+    model = Model(failing(Transient("502"), 3))
+    asker = Asker(model, Limiter())
+    with pytest.raises(KeyError):
+        asyncio.run(asker.ask(REQUEST, 1, permit_once))
+    assert model.calls == 1
+    assert asker.limiter.in_flight == 0
+
+
+def test_place_is_free_while_it_waits(monkeypatch):
+    """With the place held, ten failing rows stop a run of limit ten."""
+    asker = Asker(Model(failing(Transient("502"), 1)), Limiter())
+    during = []
+
+    sleep = asyncio.sleep
+
+    async def look(seconds: float) -> None:
+        if seconds:
+            during.append(asker.limiter.in_flight)
+        await sleep(0)
+
+    monkeypatch.setattr(asking, "FIRST_WAIT", 1.0)
+    monkeypatch.setattr(asking, "LONGEST_WAIT", 1.0)
+    monkeypatch.setattr(asking.asyncio, "sleep", look)
+    asyncio.run(asker.ask(REQUEST, 1, permit))
+    assert during == [0]
+
+
+def test_cancelled_call_gives_its_place_back():
+    """A stop in the middle of a call."""
+
+    async def go():
+        asker = Asker(Model(lambda *_: asyncio.sleep(60)), Limiter())
+        task = asyncio.create_task(asker.ask(REQUEST, 1, permit))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert asker.limiter.in_flight == 0
+
+    asyncio.run(go())
