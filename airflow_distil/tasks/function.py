@@ -28,7 +28,8 @@ class Function(Task):
     :param reads: columns that must be there; the function sees the whole row in any case.
     """
 
-    function: Callable[..., Generator[Any, Any, Row]] = Field(exclude=True)
+    # Not in the repr, which has to be the same in each process: a function shows its address there.
+    function: Callable[..., Generator[Any, Any, Row]] = Field(exclude=True, repr=False)
     columns: dict[str, Any]
     reads: list[str] = []
 

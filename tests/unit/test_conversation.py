@@ -31,7 +31,11 @@ from airflow_distil.conversation import (
 from tests.unit.engine.lab import Model
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec=None), max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec=None), max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
@@ -76,10 +80,13 @@ class TestCanonical:
 
     def test_form_is_what_it_was(self):
         """The bytes are hashed into every log there is: a change makes all paid answers strangers."""
-        assert canonical(Chat([user("naïve 🙂")], parameters={"temperature": 0.5})) == (
-            '{"kind":"chat","messages":[{"content":"naïve 🙂","role":"user"}],"model":null,'
-            '"parameters":{"temperature":0.5},"response_format":null}'
-        ).encode()
+        assert (
+            canonical(Chat([user("naïve 🙂")], parameters={"temperature": 0.5}))
+            == (
+                '{"kind":"chat","messages":[{"content":"naïve 🙂","role":"user"}],"model":null,'
+                '"parameters":{"temperature":0.5},"response_format":null}'
+            ).encode()
+        )
         assert canonical(Rank("q", ["a", "b"])) == (
             b'{"candidates":["a","b"],"input":"q","kind":"rank","model":null,"parameters":{}}'
         )

@@ -36,7 +36,9 @@ def test_drawing_is_true():
 
 def test_all_names_everything():
     """A class that is not listed is not in `import *`, nor in the reference."""
-    defined = {name for name, value in vars(exceptions).items() if isinstance(value, type) and value.__module__ == exceptions.__name__}
+    defined = {
+        name for name, value in vars(exceptions).items() if isinstance(value, type) and value.__module__ == exceptions.__name__
+    }
     assert defined == set(exceptions.__all__)
     assert exceptions.__all__ == sorted(exceptions.__all__)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
+from airflow_distil.conversation import Chat, user
+from airflow_distil.exceptions import BadRow
 from airflow_distil.llms import OpenAILLM
-from airflow_distil.testing import FakeLLM
+from airflow_distil.testing import FakeLLM, Fault
 from tests.contracts.llms.suite import KEY, EndpointContract
 
 
@@ -24,3 +27,54 @@ class TestAzure(EndpointContract):
     def connect(self, server: FakeLLM) -> Callable[..., OpenAILLM]:
         given = {"base_url": server.url, "api_key": KEY, "backend": "azure", "api_version": "2026-01-01", "model": self.model}
         return lambda **kwargs: OpenAILLM(**{**given, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ({"usage": {"prompt_tokens": "12"}}, "fine"),
+        ({"usage": [1]}, "fine"),
+        ({"model": 7, "finish": {"a": 1}}, "fine"),
+        ({"content": {"a": 1}}, '{"a": 1}'),
+        ({"content": 5}, "5"),
+    ],
+)
+def test_an_odd_reply_is_still_the_answer(reply, text):
+    """It was paid for: taken for a bug it ended the run, unlogged, and each retry paid for it again."""
+    body = {
+        "choices": [{"message": {"content": reply.get("content", "fine")}, "finish_reason": reply.get("finish", "stop")}],
+        "usage": reply.get("usage"),
+        "model": reply.get("model", "m"),
+    }
+
+    async def ask():
+        llm = OpenAILLM("m", base_url=server.base_url, api_key="key")
+        try:
+            return await llm.answer(Chat([user("x")]))
+        finally:
+            await llm.aclose()
+
+    with FakeLLM(faults=[Fault(status=200, body=body)]) as server:
+        (answer,) = asyncio.run(ask())
+    assert answer.text == text
+    assert isinstance(answer.finish_reason, str)
+    assert isinstance(answer.model, str)
+
+
+@pytest.mark.parametrize("where", ["header", "cut"])
+def test_no_part_of_a_key_is_in_an_error(where):
+    """A key after `Bearer` in a header, and one that the shortened message cut in half, were shown."""
+    secret = "sk-" + "verysecret" * 6
+    said = f"Incorrect API key provided: {secret}." if where == "header" else "x" * 280 + secret
+
+    async def ask():
+        headers = {"X-Auth": f"Bearer {secret}"} if where == "header" else {}
+        llm = OpenAILLM("m", base_url=server.base_url, api_key="other" if headers else secret, headers=headers)
+        try:
+            await llm.answer(Chat([user("x")]))
+        finally:
+            await llm.aclose()
+
+    with FakeLLM(faults=[Fault(status=400, body={"error": {"message": said}})]) as server, pytest.raises(BadRow) as caught:
+        asyncio.run(ask())
+    assert "verysecret" not in str(caught.value)

@@ -480,3 +480,16 @@ def test_path_objects(tmp_path: Path):
     """Paths are how Python users name files."""
     (tmp_path / "x.jsonl").write_bytes(jsonl(*ns(1)))
     assert rows(open_source(tmp_path / "x.jsonl")) == ns(1)
+
+
+def test_a_stray_file_beside_the_manifests_hides_nothing(root):
+    """A backup copy that sorts last was taken for the latest edition."""
+    publish(root, [ns(1, 2)])
+    put(root, **{"_distil/manifests/000001.json.bak": b"no manifest"})
+    assert rows(open_source(str(root))) == ns(1, 2)
+
+
+def test_rows_that_cannot_be_hashed_are_refused():
+    """A bare TypeError about '<' was retried for nothing."""
+    with pytest.raises(TaskDefinitionError, match="cannot be hashed"):
+        open_source([{"a": {1: "x", "b": 2}}])

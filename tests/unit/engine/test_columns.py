@@ -102,7 +102,13 @@ class TestLearnt:
         """What is not text becomes JSON, so that it can be read again."""
         columns, read = learnt("a", 1, {"b": [None, "c"]}, None, Point(x=1))
         assert columns.mixed == {"x"}
-        assert written(columns, "x", read) == ["a", "1", '{"b": ["c"]}'.replace('["c"]', '[null, "c"]'), None, '{"x": 1, "label": null}']
+        assert written(columns, "x", read) == [
+            "a",
+            "1",
+            '{"b": ["c"]}'.replace('["c"]', '[null, "c"]'),
+            None,
+            '{"x": 1, "label": null}',
+        ]
 
     def test_integers_of_any_length_are_text(self):
         """A model can write sixty digits."""

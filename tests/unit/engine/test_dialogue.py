@@ -281,6 +281,18 @@ class TestMistakes:
         with pytest.raises(TaskDefinitionError, match="returned str, not a dict"):
             talk.advance(log)
 
+    def test_nothing_returned_is_unparsed(self):
+        """A branch without a return is about this answer, not about the task."""
+
+        class Maybe(TwoTurns):
+            def converse(self, input, rng):
+                yield Chat([user("x")])
+
+        log, talk = Log(), dialogue(Maybe())
+        [turn] = talk.advance(log)
+        log.tell(turn, "x")
+        assert talk.advance(log).status == "unparsed"
+
     def test_error_before_the_first_request_is_the_rows(self):
         """A row without the text it should have."""
 

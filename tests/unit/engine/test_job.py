@@ -100,7 +100,9 @@ class TestSamples:
         """A list in the order of samples, and one model name."""
         rows = lab.run(many(2), Model(honours_n=honours_n), TextGeneration(num_generations=3, group_generations=True))
         assert [len(row["generation"]) for row in rows] == [3, 3]
-        assert [sorted(row["generation"]) for row in rows] == [[f"question {n}!", f"question {n}!1", f"question {n}!2"] for n in (0, 1)]
+        assert [sorted(row["generation"]) for row in rows] == [
+            [f"question {n}!", f"question {n}!1", f"question {n}!2"] for n in (0, 1)
+        ]
         assert [(row["distil_row"], row["distil_sample"], row["model_name"]) for row in rows] == [
             (0, None, "parrot"),
             (1, None, "parrot"),
@@ -275,9 +277,7 @@ class TestFates:
     def test_row_of_the_wrong_type_fails_alone_and_is_not_asked(self, lab):
         """`format_input` raised for the whole batch (reference defect, tasks.md 1.4)."""
         model = Model()
-        rows = lab.run(
-            [{"instruction": "a", "x": {}}, {"instruction": None, "x": {}}, {"instruction": "c", "x": {}}], model
-        )
+        rows = lab.run([{"instruction": "a", "x": {}}, {"instruction": None, "x": {}}, {"instruction": "c", "x": {}}], model)
         assert [row["distil_status"] for row in rows] == ["ok", "failed", "ok"]
         assert "cannot be asked about: TypeError" in rows[1]["distil_error"]
         assert model.asked == ["a", "c"]

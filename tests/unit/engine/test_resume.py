@@ -140,7 +140,9 @@ class TestClear:
     def test_asks_exactly_the_failed_and_unparsed_rows(self, lab):
         """Clearing is how people ask for them; the others are paid."""
         bad = {"question 2": BadRow("filtered"), "question 4": Transient("502"), "question 6": None}
-        first = lab.job(many(9), Model(lambda prompt, _: bad.get(prompt, f"{prompt}!")), TextGeneration(max_parse_retries=0)).run()
+        first = lab.job(
+            many(9), Model(lambda prompt, _: bad.get(prompt, f"{prompt}!")), TextGeneration(max_parse_retries=0)
+        ).run()
         assert (first.ok, first.failed, first.unparsed) == (6, 2, 1)
         model = Model()
         second = lab.job(many(9), model, TextGeneration(max_parse_retries=0), ask=ask(2)).run()
