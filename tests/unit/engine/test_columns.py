@@ -8,7 +8,7 @@ import io
 import math
 import sys
 import typing
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 import hypothesis.strategies as st
 import pyarrow as pa
@@ -148,7 +148,8 @@ class TestDeclared:
             (bytes, pa.binary()),
             (list[str], pa.list_(pa.string())),
             (list[float | None], pa.list_(pa.float64())),
-            (Optional[int], pa.int64()),
+            (int | None, pa.int64()),
+            (typing.Optional[int], pa.int64()),  # noqa: UP045 - users write it
             (Literal["a", "b"], pa.string()),
             (tuple[int, ...], pa.list_(pa.int64())),
             (dict[str, int], pa.map_(pa.string(), pa.int64())),

@@ -43,8 +43,7 @@ class Held(Model):
         self._seen += 1
         if self._seen > self.answered:
             self.waiting.set()
-            while not self.let_go.is_set():
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(self.let_go.wait, HANG)
         return await super().answer(request, n)
 
 
@@ -61,7 +60,7 @@ class Background:
     def _run(self) -> None:
         try:
             self.manifest = self.job.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - looked at by the test
             self.error = error
 
     def join(self) -> None:
@@ -324,7 +323,7 @@ class TestSuperseded:
         assert run.manifest.ok == 20
 
     def test_deleted_destination_stops_the_spending(self, lab, monkeypatch):
-        """The uploading task died of it without a word, and the run went on paying for a dataset that could not be published."""
+        """The uploading task died of it without a word, and the run paid on for a dataset that could not be published."""
         monkeypatch.setattr(ask_module, "UPLOAD_EVERY", 0.05)
         monkeypatch.setattr(ask_module, "GRACE", 0.05)
         model = Held(7, max_concurrency=4)
