@@ -12,6 +12,8 @@ OLDEST_INSTALLED := .venv-oldest/.installed
 PYTEST_ARGS ?=
 
 SHELL := /bin/sh
+# The tests start Airflow dozens of times; without compiled files each import of it takes three seconds.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
