@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -199,6 +200,20 @@ class TestLoad:
         later = begin(3)
         later.load()
         assert b"claim 2" in later.find(turn("a").key, own=False).body
+
+    def test_copy_of_an_older_fact_does_not_win_by_its_place(self, begin):
+        """Claim 3 picked up a fact of claim 1 and uploaded it behind what claim 2 was answered."""
+        second = begin(2)
+        write(second, "a", said="claim 2")
+        second.flush()
+        third = begin(3)
+        older = replace(third.fact(turn("a"), ordinal=0, sample=0, kind=Kind.ANSWER, body={"text": "claim 1"}), claim=1)
+        third.add([older])
+        third.flush()
+        later = begin(4)
+        later.load()
+        for own in (True, False):
+            assert b"claim 2" in later.find(turn("a").key, own=own).body
 
     def test_damaged_segment_is_left_out_and_named(self, begin, store, caplog):
         """Its rows are asked again; refusing to start would need a person at night."""

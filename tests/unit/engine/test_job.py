@@ -18,6 +18,7 @@ from airflow_distil.datasets.source import open_source
 from airflow_distil.datasets.stores import open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.engine import Job
+from airflow_distil.engine import job as job_module
 from airflow_distil.engine.write import OURS
 from airflow_distil.exceptions import BadRow, SourceError, TaskDefinitionError
 from airflow_distil.llms.openai import OpenAILLM
@@ -466,6 +467,21 @@ class TestStores:
             lab.job(str(path), Model(say)).run()
         assert lab.names("_distil/manifests/") == []
         assert len(lab.facts()) == 2
+
+    def test_source_that_changes_after_it_was_read_is_not_published(self, lab, tmp_path, monkeypatch):
+        """The fingerprint would name a version that gave other rows, if the file was read while it changed."""
+        path = tmp_path / "in.parquet"
+        pq.write_table(pa.table({"instruction": ["a", "b"]}), path)
+        finish = job_module.PartWriter.finish
+
+        def change(self):
+            pq.write_table(pa.table({"instruction": ["x", "y", "z"]}), path)
+            return finish(self)
+
+        monkeypatch.setattr(job_module.PartWriter, "finish", change)
+        with pytest.raises(SourceError, match="changed while it was being read"):
+            lab.job(str(path), Model()).run()
+        assert lab.names("_distil/manifests/") == []
 
 
 class TestRun:

@@ -159,6 +159,26 @@ class TestCut:
 
         run(go())
 
+    def test_answers_from_before_the_cut_do_not_count_for_the_round_after(self, clock):
+        """Twelve old answers and two new requests looked like a round of twelve that was clean."""
+
+        async def go():
+            limiter = Limiter(clock=clock)
+            leases = [await limiter.acquire() for _ in range(16)]
+            limiter.limited(leases.pop(), None)
+            for _ in range(5):
+                limiter.succeeded(leases.pop(), None)
+            new = [await limiter.acquire() for _ in range(2)]
+            assert limiter.in_flight == limiter.limit == 12
+            for lease in leases:
+                limiter.succeeded(lease, None)
+            assert limiter.limit == 12
+            for lease in new:
+                limiter.succeeded(lease, None)
+            assert limiter.limit == 12
+
+        run(go())
+
     def test_small_ceiling_is_no_lower_than_itself(self, clock):
         """The floor must not raise a limit of two to four."""
 
