@@ -17,7 +17,7 @@ __all__ = ["Asker"]
 
 log = logging.getLogger(__name__)
 
-# With the waits below, a server that restarts within a minute costs nobody a row.
+# With the waits below, a server that is gone for a quarter of a minute costs nobody a row; after that the next attempt asks.
 TRIES = 7
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0

@@ -162,7 +162,8 @@ class Job:
                 log.info("Going on from %d facts that earlier attempts paid for", known)
         twins = Twins(workspace.path / "twins")
         asking = AskPass(speech, self.llm, self.source.batches(), facts, twins, commit, self.progress, self.stop)
-        asyncio.run(asking.run())
+        with _naming(self.destination):
+            asyncio.run(asking.run())
         twins.close()
         if columns.mixed:
             log.warning(
