@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def test_stop_leaves_no_process(tmp_path: Path):
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own answer to Ctrl-C: shells start background jobs with it ignored, and Python leaves it so."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupt_while_starting_does_not_lose_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ctrl-C between the start of a process and the line that remembers it would leave it running for good."""
     popen = subprocess.Popen
