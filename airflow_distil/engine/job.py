@@ -132,6 +132,8 @@ class Job:
             begun = commit.begin(fingerprint(self.task, self.llm, self.source), self.on_existing)
         if isinstance(begun, Manifest):
             self.progress.phase = "published already"
+            self.progress.tally.counts.update(ok=begun.ok, unparsed=begun.unparsed, failed=begun.failed, skipped=begun.skipped)
+            self.progress.replayed = begun.rows
             log.info("Edition %d of %s is the answer already; nothing is asked", begun.edition, self.destination)
             return begun
         if not commit.fences:
