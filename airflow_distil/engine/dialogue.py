@@ -243,7 +243,10 @@ class Dialogue:
             )
         names = self.speech.task.output_names
         if all(columns.get(name) is None for name in names):
-            self._end_unparsed("no output could be read from the answer", {})
+            # A misspelt name must not be taken for a bad answer.
+            other = sorted(set(columns) - set(names))
+            what = f"the task returned {', '.join(other)}, and its outputs are {', '.join(names)}" if other else ""
+            self._end_unparsed(what or "no output could be read from the answer", {})
             return
         try:
             self._ended = Outcome("ok", self.speech.read({name: columns.get(name) for name in names}), None, self._trace)
