@@ -15,7 +15,7 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # typing's own does not know those of typing_extensions, which pydantic wants
 
 from airflow_distil.conversation import Row, Unparsed
-from airflow_distil.datasets.readers import without_surrogates
+from airflow_distil.datasets.readers import storable, without_surrogates
 from airflow_distil.exceptions import TaskDefinitionError
 
 __all__ = ["Columns", "arrow_type"]
@@ -106,7 +106,7 @@ class Columns:
 
     def type(self, name: str) -> pa.DataType:
         """Return the Arrow type of a column; a column without any value is a string."""
-        known = _storable(self._declared.get(name) or self._learnt[name])
+        known = storable(self._declared.get(name) or self._learnt[name])
         return _STRING if name in self._mixed or pa.types.is_null(known) else known
 
     def array(self, name: str, values: list[Any]) -> pa.Array:
@@ -168,13 +168,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return without_surrogates(value) if isinstance(value, str) else value
-
-
-def _storable(kind: pa.DataType) -> pa.DataType:
-    """Return the type with null for objects without keys: Parquet cannot write those."""
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_storable(field.type)) for field in kind]) if kind.num_fields else pa.null()
-    return pa.list_(_storable(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def _as(value: Any, kind: pa.DataType) -> Any:

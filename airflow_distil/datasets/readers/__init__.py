@@ -17,6 +17,7 @@ from airflow_distil.datasets.readers.json import (
     infer,
     lines,
     rows_to_batch,
+    storable,
     without_surrogates,
 )
 from airflow_distil.datasets.readers.parquet import ParquetReader
@@ -39,6 +40,7 @@ __all__ = [
     "lines",
     "reader_for",
     "rows_to_batch",
+    "storable",
     "without_surrogates",
 ]
 

@@ -77,7 +77,7 @@ class JSONReader:
                 before.field(known).type not in {pa.null(), schema.field(known).type} for known in before.names
             )
             count += len(rows)
-        schema = pa.schema([field.with_type(_storable(field.type)) for field in schema])
+        schema = pa.schema([field.with_type(storable(field.type)) for field in schema])
         if widened:
             # Integers above 2^53 have no exact float: found now, and not when half of the rows are paid for.
             for rows in self._groups(islice(self.framing(file, name), limit)):
@@ -303,11 +303,11 @@ def without_surrogates(value: Any) -> Any:
     return [without_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
-def _storable(type: pa.DataType) -> pa.DataType:
+def storable(type: pa.DataType) -> pa.DataType:
     """Return the type with null for objects without keys: Parquet cannot write those."""
     if pa.types.is_struct(type):
-        return pa.struct([field.with_type(_storable(field.type)) for field in type]) if type.num_fields else pa.null()
-    return pa.list_(_storable(type.value_type)) if pa.types.is_list(type) else type
+        return pa.struct([field.with_type(storable(field.type)) for field in type]) if type.num_fields else pa.null()
+    return pa.list_(storable(type.value_type)) if pa.types.is_list(type) else type
 
 
 def _without_empty(value: Any, type: pa.DataType) -> Any:
