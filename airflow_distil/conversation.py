@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 __all__ = [
     "LLM",
@@ -25,6 +25,7 @@ __all__ = [
     "Row",
     "Unparsed",
     "Usage",
+    "Vector",
     "canonical",
     "digest",
     "resolve",
@@ -37,6 +38,9 @@ ChatType: TypeAlias = list[dict[str, Any]]
 
 Row: TypeAlias = dict[str, Any]
 """One row of a dataset: column name to value."""
+
+Vector: TypeAlias = Annotated[list[float], "vector"]
+"""Type of an output column of embeddings: 32-bit floats, and of one fixed size if all rows' vectors have the same."""
 
 
 def user(content: Any) -> dict[str, Any]:

@@ -148,6 +148,8 @@ class Manifest(_Document):
     unparsed: NonNegativeInt = 0
     failed: NonNegativeInt = 0
     skipped: NonNegativeInt = 0
+    # A generator's candidates that became no row: rejected, unparsed, failed.
+    lost: dict[str, NonNegativeInt] = {}
     input_tokens: NonNegativeInt | None = None
     output_tokens: NonNegativeInt | None = None
     cost_usd: float | None = None

@@ -11,7 +11,7 @@ __all__ = ["Numbers"]
 
 
 class Numbers:
-    """Adds up numeric columns, batch by batch."""
+    """Adds up numeric columns, and the items of lists of numbers, batch by batch."""
 
     def __init__(self) -> None:
         self.summary: dict[str, dict[str, float]] = {}
@@ -23,6 +23,8 @@ class Numbers:
         """
         for name in batch.schema.names if names is None else names:
             column = batch.column(name)
+            if pa.types.is_list(column.type):  # scores and ratings; a vector of fixed size is no such thing
+                column = column.flatten()
             if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
                 continue
             # NaN and infinity have no form in JSON, and would leave a manifest that cannot be read.

@@ -16,10 +16,12 @@ import pyarrow as pa
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.files import File, Stores, described, find_files, readable, sorted_out
 from airflow_distil.datasets.readers import (
+    BATCH_ROWS,
     JSON,
     Contents,
     JSONReader,
     Located,
+    Opener,
     Reader,
     cast_to,
     format_of,
@@ -30,7 +32,7 @@ from airflow_distil.datasets.stores import open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import SourceError, TaskDefinitionError
 
-__all__ = ["Source", "SourceFile", "open_source", "rows_of"]
+__all__ = ["Source", "SourceFile", "numbered", "open_source", "rows_of"]
 
 # Files are looked into before the first call. Each takes a few round trips of 50 ms, so thousands need company; more than
 # a few would hold a read-ahead each for nothing, as unpacking and parsing share two cores at best.
@@ -163,6 +165,28 @@ def open_source(
             "@task.short_circuit upstream skip this task."
         )
     return _fitted(pieces, columns, types)
+
+
+def numbered(count: int) -> Source:
+    """Return a source without data: rows 0 to `count` − 1, each with its number as `candidate`."""
+    reader = _Numbers(count)
+    piece = _Piece("candidates", reader, io.BytesIO, {"candidates": "numbered"}).scanned(None)
+    return Source([piece], piece.contents.schema)
+
+
+class _Numbers:
+    """A reader of a file that nobody wrote."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def scan(self, _file: Opener, _name: str, _limit: int | None = None) -> Contents:
+        return Contents(self._count, pa.schema([pa.field("candidate", pa.int64())]))
+
+    def batches(self, _file: Opener, _name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for start in range(0, self._count, BATCH_ROWS):
+            numbers = pa.array(range(start, min(start + BATCH_ROWS, self._count)), pa.int64())
+            yield pa.record_batch([numbers], schema=schema)
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:

@@ -26,7 +26,8 @@ from airflow_distil.engine.asking import LONGEST_TOLD
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
 from airflow_distil.engine.progress import Progress
-from airflow_distil.engine.rows import Twins, dialogues, fates, is_skipped
+from airflow_distil.engine.rows import Fate, Twins, dialogues, fates, is_skipped, skipped
+from airflow_distil.engine.selection import Selection
 from airflow_distil.engine.stop import Stop
 from airflow_distil.exceptions import (
     BadRow,
@@ -88,6 +89,7 @@ class AskPass:
     facts: Facts
     twins: Twins
     commit: Commit
+    selection: Selection
     progress: Progress
     stop: Stop
     _open: set[asyncio.Task[None]] = field(init=False, default_factory=set)
@@ -129,8 +131,10 @@ class AskPass:
         while rows := await self._unless_halted(ahead):
             ahead = self._read_ahead()
             for row in rows:
-                if self._halted.is_set():
+                await self._room()
+                if self._halted.is_set() or not self.selection.missing:
                     return
+                self.selection.begin()
                 state = self._begin(ordinal, row)
                 ordinal += 1
                 if state is None:
@@ -138,7 +142,6 @@ class AskPass:
                     if replayed % REPLAYS_PER_TURN == 0:
                         await asyncio.sleep(0)
                     continue
-                await self._room()
                 task = asyncio.create_task(self._converse(state))
                 self._open.add(task)
                 task.add_done_callback(self._ended)
@@ -184,13 +187,11 @@ class AskPass:
 
     def _begin(self, ordinal: int, row: Row) -> _Row | None:
         """Start a row's dialogues; return it if something has to be asked, None if it is finished."""
-        task = self.speech.task
         if is_skipped(row):
-            for _ in range(1 if task.group_generations else task.num_generations):
-                self.progress.tally.add(ordinal, "skipped")
-                self.progress.replayed += 1
+            self._take(ordinal, skipped(self.speech, row))
             return None
-        state = _Row(ordinal, dialogues(self.speech, row, ordinal, self.twins), [None] * task.num_generations)
+        opened = dialogues(self.speech, row, ordinal, self.twins)
+        state = _Row(ordinal, opened, [None] * len(opened))
         for dialogue in state.dialogues:
             self._check_logged(dialogue)
         if self._advance(state):
@@ -211,12 +212,14 @@ class AskPass:
 
     def _finish(self, state: _Row) -> None:
         outcomes = [outcome for outcome in state.outcomes if outcome is not None]
-        for fate in fates(self.speech, outcomes):
-            self.progress.replayed += not state.asked
-            try:
-                self.progress.tally.add(state.ordinal, fate.status, fate.error, transient=fate.transient)
-            except TooManyFailures as error:
-                self._halt(error)
+        self._take(state.ordinal, list(fates(self.speech, outcomes, asked=state.asked)))
+
+    def _take(self, ordinal: int, told: list[Fate]) -> None:
+        try:
+            for _, fate in self.selection.take(ordinal, told):
+                self.progress.replayed += not fate.asked
+        except TooManyFailures as error:
+            self._halt(error)
 
     async def _converse(self, state: _Row) -> None:
         state.asked = True
@@ -379,10 +382,9 @@ class AskPass:
         self.facts.flush()
 
     async def _room(self) -> None:
-        while (
-            len(self._open) >= max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit)
-            and not self._halted.is_set()
-        ):
+        while not self._halted.is_set() and self.selection.missing:
+            if self.selection.has_room(max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit)):
+                return
             self._moved.clear()
             await self._moved.wait()
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # typing's own does not know those of typing_extensions, which pydantic wants
 
-from airflow_distil.conversation import Row, Unparsed
+from airflow_distil.conversation import Row, Unparsed, Vector
 from airflow_distil.datasets.readers import storable, without_surrogates
 from airflow_distil.exceptions import TaskDefinitionError
 
@@ -29,11 +29,12 @@ _SCALARS: dict[Any, pa.DataType] = {
     dt.datetime: pa.timestamp("us", tz="UTC"),
     dt.date: pa.date32(),
     decimal.Decimal: pa.decimal128(38, 9),
+    Vector: pa.list_(pa.float32()),
 }
 
 
 def arrow_type(annotation: Any) -> pa.DataType:
-    """Return the Arrow type of a Python type: scalars, lists, dicts of one value type, typed dicts, pydantic models, Optional.
+    """Return the Arrow type of a Python type: scalars, vectors, lists, dicts of one value type, typed dicts, models, Optional.
 
     :raises TaskDefinitionError: if there is none.
     """
@@ -75,6 +76,7 @@ class Columns:
             self._adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(hint) for name, hint in declared.items()}
         except PydanticUserError as error:
             raise TaskDefinitionError(f"output_types: {error.message}") from error
+        self._sizes: dict[str, set[int]] = {name: set() for name, hint in declared.items() if hint == Vector}
         self._learnt: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
         self._mixed: set[str] = set()
 
@@ -91,6 +93,8 @@ class Columns:
                 continue
             try:
                 checked[name], _ = _fitting(adapter.validate_python(value), self._declared[name])
+                if name in self._sizes:
+                    self._sizes[name].add(len(checked[name]))
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 wrong.append(f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}")
@@ -106,6 +110,8 @@ class Columns:
 
     def type(self, name: str) -> pa.DataType:
         """Return the Arrow type of a column; a column without any value is a string."""
+        if len(sizes := self._sizes.get(name, set())) == 1:
+            return pa.list_(pa.float32(), *sizes)
         known = storable(self._declared.get(name) or self._learnt[name])
         return _STRING if name in self._mixed or pa.types.is_null(known) else known
 

@@ -31,11 +31,13 @@ from airflow_distil.engine.fingerprint import describe, fingerprint, versions
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.engine.progress import Progress, Tally
 from airflow_distil.engine.rows import Twins
+from airflow_distil.engine.selection import selection
 from airflow_distil.engine.stop import Stop
 from airflow_distil.engine.workspace import Workspace, default_scratch
 from airflow_distil.engine.write import OURS, WritePass, replaced_columns
 from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError
 from airflow_distil.tasks.base import Task
+from airflow_distil.tasks.generator import GeneratorTask
 
 __all__ = ["Job"]
 
@@ -55,7 +57,7 @@ class Job:
 
     :param task: what to ask.
     :param llm: whom to ask.
-    :param source: the rows, opened.
+    :param source: the rows, opened; for a `GeneratorTask` its candidates, by number.
     :param store: the destination, by its four verbs.
     :param destination: its URI, without credentials.
     :param identity: whose work it is.
@@ -163,7 +165,17 @@ class Job:
             if known := facts.load():
                 log.info("Going on from %d facts that earlier attempts paid for", known)
         twins = Twins(workspace.path / "twins")
-        asking = AskPass(speech, self.llm, self.source.batches(), facts, twins, commit, self.progress, self.stop)
+        asking = AskPass(
+            speech=speech,
+            llm=self.llm,
+            batches=self.source.batches(),
+            facts=facts,
+            twins=twins,
+            commit=commit,
+            selection=selection(self.task, self.progress.tally),
+            progress=self.progress,
+            stop=self.stop,
+        )
         with _naming(self.destination):
             asyncio.run(asking.run())
         twins.close()
@@ -182,7 +194,7 @@ class Job:
             schema=self.source.schema,
             facts=facts,
             twins=twins,
-            tally=self.progress.tally,
+            selection=selection(self.task, self.progress.tally),
             stop=self.stop,
             map_index=self.identity.map_index if self.identity.map_index >= 0 else None,
         )
@@ -195,7 +207,7 @@ class Job:
             parts = writer.finish()
             self.source.verify()
             twins.close()
-            counts = self.progress.tally.counts
+            counts, lost = self.progress.tally.counts, self.progress.tally.lost
             self.progress.phase = "published"
             return commit.publish(
                 {
@@ -206,6 +218,7 @@ class Job:
                     "unparsed": counts["unparsed"],
                     "failed": counts["failed"],
                     "skipped": counts["skipped"],
+                    "lost": dict(lost),
                     "input_tokens": writing.bill.input_tokens,
                     "output_tokens": writing.bill.output_tokens,
                     "cost_usd": writing.bill.cost_usd,
@@ -234,6 +247,8 @@ class Job:
         workspace.close(keep=kept and not published)
 
     def _tally(self) -> Tally:
+        if isinstance(self.task, GeneratorTask):
+            return Tally(self.task.num_rows, self.max_failure_ratio)
         samples = 1 if self.task.group_generations else self.task.num_generations
         return Tally(self.source.rows * samples, self.max_failure_ratio)
 

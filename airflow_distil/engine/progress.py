@@ -27,12 +27,14 @@ class Tally:
 
     :param total: output rows there will be.
     :param max_failure_ratio: allowed share of failed and unparsed rows among those not skipped.
+    :param lost: a generator's candidates that became no row: `rejected`, `unparsed` or `failed`. They are outside the ratio.
     """
 
     total: int
     max_failure_ratio: float
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
     transient: int = 0
     _examples: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
@@ -43,16 +45,15 @@ class Tally:
         """
         self.counts[status] += 1
         if status not in {"ok", "skipped"}:
-            self.transient += transient
-            reason = (error or status)[:REASON_LENGTH]
-            if reason not in self.reasons and len(self.reasons) >= MOST_REASONS:
-                reason = OTHER_REASONS
-            self.reasons[reason] += 1
-            if len(self._examples[reason]) < SHOWN_ORDINALS:
-                self._examples[reason].append(ordinal)
+            self._note(ordinal, error or status, transient=transient)
         # Also when a row was skipped: that leaves fewer rows to be a share of.
         if self.failures > self.max_failure_ratio * (self.total - self.counts["skipped"]):
             raise self._too_many()
+
+    def lose(self, candidate: int, status: str, error: str | None, *, transient: bool = False) -> None:
+        """Count a candidate that becomes no row."""
+        self.lost[status] += 1
+        self._note(candidate, error or status, transient=transient)
 
     @property
     def done(self) -> int:
@@ -64,12 +65,42 @@ class Tally:
         """Output rows that failed or could not be parsed."""
         return self.counts["failed"] + self.counts["unparsed"]
 
-    def _too_many(self) -> TooManyFailures:
-        rows = self.total - self.counts["skipped"]
-        common = "; ".join(
-            f"{count} × {reason} (row {', '.join(map(str, self._examples[reason]))}{', …' if count > SHOWN_ORDINALS else ''})"
+    def too_few(self, candidates: int) -> TooManyFailures:
+        """Return what to raise when candidates cannot make all rows any more.
+
+        :param candidates: most candidates that may be asked for.
+        """
+        lost = ", ".join(f"{count} {status}" for status, count in self.lost.most_common())
+        advice = (
+            "The next attempt asks the candidates with passing failures again."
+            if self.transient
+            else "Change the task or raise max_candidates, then clear the task instance."
+        )
+        return TooManyFailures(
+            f"{candidates} candidates cannot make {self.total} rows: {self.done} were accepted so far and {self.lost.total()} "
+            f"were lost ({lost}). Nothing was published; the answers so far are kept. "
+            f"Commonest reasons: {self._commonest('candidate')}. {advice}",
+            final=not self.transient,
+        )
+
+    def _note(self, ordinal: int, reason: str, *, transient: bool) -> None:
+        self.transient += transient
+        reason = reason[:REASON_LENGTH]
+        if reason not in self.reasons and len(self.reasons) >= MOST_REASONS:
+            reason = OTHER_REASONS
+        self.reasons[reason] += 1
+        if len(self._examples[reason]) < SHOWN_ORDINALS:
+            self._examples[reason].append(ordinal)
+
+    def _commonest(self, what: str) -> str:
+        return "; ".join(
+            f"{count} × {reason} ({what} {', '.join(map(str, self._examples[reason]))}"
+            f"{', …' if count > SHOWN_ORDINALS else ''})"
             for reason, count in self.reasons.most_common(SHOWN_REASONS)
         )
+
+    def _too_many(self) -> TooManyFailures:
+        rows = self.total - self.counts["skipped"]
         advice = (
             "The next attempt asks the rows with passing failures again."
             if self.transient
@@ -78,7 +109,7 @@ class Tally:
         return TooManyFailures(
             f"{self.counts['failed']} failed and {self.counts['unparsed']} unparsed of {rows} rows are more than "
             f"max_failure_ratio={self.max_failure_ratio:g} allows. Nothing was published; the answers so far are kept. "
-            f"Commonest reasons: {common}. {advice}",
+            f"Commonest reasons: {self._commonest('row')}. {advice}",
             final=not self.transient,
         )
 
@@ -123,6 +154,7 @@ class Progress:
             "failed": self.tally.counts["failed"],
             "unparsed": self.tally.counts["unparsed"],
             "skipped": self.tally.counts["skipped"],
+            "lost": self.tally.lost.total(),
             "replayed": self.replayed,
             "calls": self.asker.calls,
             "in_flight": self.asker.limiter.in_flight,
@@ -135,8 +167,9 @@ class Progress:
         """Return the figures as one line of a log."""
         now = self.snapshot()
         eta = f", {now['eta_s']} s to go" if now["eta_s"] is not None and now["done"] < now["total"] else ""
+        lost = f", {now['lost']} candidates lost" if now["lost"] else ""
         return (
             f"{now['phase']}: {now['done']}/{now['total']} rows, {now['elapsed_s']} s, {now['rows_per_s']} rows/s{eta}; "
-            f"{now['failed']} failed, {now['unparsed']} unparsed, {now['skipped']} skipped, {now['replayed']} from the log; "
-            f"{now['input_tokens']} + {now['output_tokens']} tokens"
+            f"{now['failed']} failed, {now['unparsed']} unparsed, {now['skipped']} skipped, {now['replayed']} from the log"
+            f"{lost}; {now['input_tokens']} + {now['output_tokens']} tokens"
         )

@@ -12,7 +12,7 @@ from airflow_distil.datasets.diskmap import DiskMap
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech
 
-__all__ = ["Fate", "Twins", "dialogues", "fates", "is_skipped"]
+__all__ = ["Fate", "Twins", "dialogues", "fates", "is_skipped", "skipped"]
 
 # From best to worst: a row that groups samples has the worst of theirs.
 _STATUSES = ("ok", "skipped", "unparsed", "failed")
@@ -49,28 +49,39 @@ def dialogues(speech: Speech, row: Row, ordinal: int, twins: Twins) -> list[Dial
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """One output row: its sample (None if it groups them all), status, error, outcomes behind it, and columns."""
+    """One output row: its sample (None if it groups them all), status, error, outcomes behind it, and columns.
+
+    :param asked: False if this pass knew it from facts.
+    """
 
     sample: int | None
     status: str
     error: str | None
     outcomes: list[Outcome]
     columns: dict[str, Any]
-    transient: bool
+    transient: bool = False
+    asked: bool = False
 
 
-def fates(speech: Speech, outcomes: list[Outcome]) -> Iterator[Fate]:
+def skipped(speech: Speech, row: Row) -> list[Fate]:
+    """Make output rows of a source row that an upstream task of ours gave up on."""
+    task = speech.task
+    samples = [None] if task.group_generations else list(range(task.num_generations))
+    return [Fate(sample, "skipped", row.get("distil_error"), [], {}) for sample in samples]
+
+
+def fates(speech: Speech, outcomes: list[Outcome], *, asked: bool = False) -> Iterator[Fate]:
     """Make output rows of the outcomes of one source row."""
     names = speech.task.output_names
     if not speech.task.group_generations:
         for sample, outcome in enumerate(outcomes):
             columns = {name: outcome.columns.get(name) for name in names}
-            yield Fate(sample, outcome.status, without_surrogates(outcome.error), [outcome], columns, outcome.transient)
+            yield Fate(sample, outcome.status, without_surrogates(outcome.error), [outcome], columns, outcome.transient, asked)
         return
     bad = _worst(outcomes)
     columns = {name: [outcome.columns.get(name) for outcome in outcomes] for name in names}
     transient = any(outcome.transient for outcome in outcomes)
-    yield Fate(None, bad.status, without_surrogates(bad.error), outcomes, columns, transient)
+    yield Fate(None, bad.status, without_surrogates(bad.error), outcomes, columns, transient, asked)
 
 
 def _worst(outcomes: list[Outcome]) -> Outcome:

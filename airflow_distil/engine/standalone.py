@@ -11,10 +11,11 @@ from pyarrow import BufferReader
 
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.manifest import Identity
-from airflow_distil.datasets.source import open_source
+from airflow_distil.datasets.source import numbered, open_source
 from airflow_distil.datasets.stores import open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.engine.job import Job
+from airflow_distil.tasks.generator import GeneratorTask
 
 if TYPE_CHECKING:
     from airflow_distil.tasks.base import Task
@@ -23,8 +24,9 @@ __all__ = ["process"]
 
 
 def process(task: Task, rows: list[Row]) -> list[Row]:
-    """Run a task over rows and return them with its columns; see `Task.process`."""
-    if not rows or task.llm is None:
+    """Run a task over rows (a generator over none) and return them with its columns; see `Task.process`."""
+    source = numbered(task.candidates) if isinstance(task, GeneratorTask) else None
+    if task.llm is None or not (rows or source):
         return []
     identity = Identity(task_id=task.name)
     with tempfile.TemporaryDirectory(prefix="airflow-distil-") as scratch:
@@ -33,7 +35,7 @@ def process(task: Task, rows: list[Row]) -> list[Row]:
         manifest = Job(
             task=task,
             llm=task.llm,
-            source=open_source(rows, stores=open_store),
+            source=source or open_source(rows, stores=open_store),
             store=store,
             destination=str(destination),
             identity=identity,
@@ -49,7 +51,8 @@ def process(task: Task, rows: list[Row]) -> list[Row]:
 def _row(rows: list[Row], written: Row, task: Task) -> Row:
     """Put the outputs beside the row as it was given, which Arrow may have converted."""
     added = [task.output_mappings.get(name, name) for name in (*task.output_names, "model_name")]
-    row = {**rows[written["distil_row"]], **{name: written[name] for name in added}}
+    given = rows[written["distil_row"]] if rows else {}
+    row = {**given, **{name: written[name] for name in added}}
     if written["distil_status"] != "ok":
         row |= {"distil_status": written["distil_status"], "distil_error": written["distil_error"]}
     return row

@@ -15,11 +15,12 @@ from airflow_distil.datasets.source import rows_of
 from airflow_distil.engine.columns import Columns
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
 from airflow_distil.engine.facts import Facts
-from airflow_distil.engine.progress import Tally
-from airflow_distil.engine.rows import Fate, Twins, dialogues, fates, is_skipped
+from airflow_distil.engine.rows import Fate, Twins, dialogues, fates, is_skipped, skipped
+from airflow_distil.engine.selection import Selection
 from airflow_distil.engine.stop import Stop
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks.base import Task
+from airflow_distil.tasks.generator import GeneratorTask
 
 __all__ = ["OURS", "Bill", "WritePass", "replaced_columns"]
 
@@ -56,9 +57,11 @@ OURS: dict[str, pa.DataType] = {
 def replaced_columns(task: Task, schema: pa.Schema) -> set[str]:
     """Return the source columns that give way to ours.
 
-    `distil_…` is ours. The `model_name` of an upstream task gives way too, unless this task's is mapped to another name; where
-    no task of ours was upstream, the name is the user's own.
+    A generator reads nothing but numbers of candidates. `distil_…` is ours. The `model_name` of an upstream task gives way too,
+    unless this task's is mapped to another name; where no task of ours was upstream, the name is the user's own.
     """
+    if isinstance(task, GeneratorTask):
+        return set(schema.names)
     chained = "distil_status" in schema.names and "model_name" not in task.output_mappings
     return {*OURS, "model_name"} if chained else {*OURS}
 
@@ -94,7 +97,7 @@ class WritePass:
     schema: pa.Schema
     facts: Facts
     twins: Twins
-    tally: Tally
+    selection: Selection
     stop: Stop
     map_index: int | None
     bill: Bill = field(default_factory=Bill)
@@ -117,7 +120,10 @@ class WritePass:
         for batch in self.source:
             written: list[tuple[int, int, Row, Fate]] = []
             for position, row in enumerate(rows_of(batch)):
-                written += [(position, ordinal, row, fate) for fate in self._tell(ordinal, row)]
+                if not self.selection.missing:
+                    break
+                told = self.selection.take(ordinal, self._tell(ordinal, row))
+                written += [(position, number, row, fate) for number, fate in told]
                 ordinal += 1
                 if len(written) >= ROWS_AT_ONCE:
                     yield self._batch(batch, written, schema)
@@ -127,17 +133,16 @@ class WritePass:
 
     def _tell(self, ordinal: int, row: Row) -> list[Fate]:
         self.stop.check()
-        task = self.speech.task
+        self.selection.begin()
         if is_skipped(row):
-            samples = [None] if task.group_generations else list(range(task.num_generations))
-            told = [Fate(sample, "skipped", row.get("distil_error"), [], {}, transient=False) for sample in samples]
-        else:
-            told = list(
-                fates(self.speech, [self._outcome(dialogue) for dialogue in dialogues(self.speech, row, ordinal, self.twins)])
-            )
-        for fate in told:
-            self.tally.add(ordinal, fate.status, fate.error, transient=fate.transient)
-        return told
+            return skipped(self.speech, row)
+        outcomes = [self._outcome(dialogue) for dialogue in dialogues(self.speech, row, ordinal, self.twins)]
+        # Also of candidates that become no row: they were paid for.
+        for outcome in outcomes:
+            for _, fact in outcome.trace:
+                if fact.kind is Kind.ANSWER:
+                    self.bill.add(read_body(fact))
+        return list(fates(self.speech, outcomes))
 
     def _outcome(self, dialogue: Dialogue) -> Outcome:
         match dialogue.advance(self.facts.find):
@@ -190,8 +195,6 @@ class WritePass:
     def _entry(self, turn: Turn, fact: Fact, *, keep_raw: bool) -> dict[str, Any]:
         task = self.speech.task
         body = read_body(fact)
-        if fact.kind is Kind.ANSWER:
-            self.bill.add(body)
         tokens_in, tokens_out = body.get("usage", (None, None))
         return {
             "task": task.name,

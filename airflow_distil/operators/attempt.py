@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Asset
 
-from airflow_distil.datasets.source import open_source
+from airflow_distil.datasets.source import numbered, open_source
 from airflow_distil.engine import Job
 from airflow_distil.exceptions import DistilError, TaskDefinitionError
 from airflow_distil.hooks.identity import ask_of, identity_of
-from airflow_distil.hooks.llm import LLMHook
 from airflow_distil.hooks.storage import destination_of, scratch_dir, store_for
 from airflow_distil.operators.base import TEXTS
+from airflow_distil.tasks.generator import GeneratorTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -67,9 +67,13 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
     destination = destination_of(operator.destination, identity)
     if operator.on_existing not in {"reuse", "regenerate", "fail"}:
         raise TaskDefinitionError(f"on_existing is {operator.on_existing!r}; it must be 'reuse', 'regenerate' or 'fail'.")
-    llm = LLMHook(operator.llm_conn_id).get_conn(model=operator.model, generation_kwargs=operator.generation_kwargs)
-    source = open_source(
-        operator.source, stores=store_for, limit=operator.limit, columns=operator.source_columns, schema=operator.schema
+    llm = operator.get_llm()
+    source = (
+        numbered(operator.task.candidates)
+        if isinstance(operator.task, GeneratorTask)
+        else open_source(
+            operator.source, stores=store_for, limit=operator.limit, columns=operator.source_columns, schema=operator.schema
+        )
     )
     scratch = scratch_dir()
     job = Job(
@@ -87,7 +91,8 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
         scratch=Path(scratch) if scratch else None,
         stop=stop,
     )
-    log.info("%d rows, task %s, model %s, to %s", source.rows, operator.task.name, llm.model, destination)
+    rows = job.progress.tally.total
+    log.info("%d rows, task %s, model %s, to %s", rows, operator.task.name, llm.model, destination)
 
     def report(progress: Progress) -> None:
         log.info("%s", progress.line())

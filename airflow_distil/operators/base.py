@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.operators.options import AirflowOptions
 from airflow_distil.tasks.base import Task
+from airflow_distil.tasks.generator import GeneratorTask
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
+    from airflow_distil.conversation import LLM
     from airflow_distil.engine.stop import Stop
 
 __all__ = ["TEXTS", "DistilOperator", "TaskOperator"]
@@ -31,8 +33,8 @@ class DistilOperator(BaseOperator):
     that were already paid for.
 
     :param task: the task, without an LLM: that comes from the connection. (templates are not rendered in it)
-    :param source: the rows. A URI, glob or list of URIs (Parquet, JSONL, JSON, CSV; plain, gz, zst); rows as a list of dicts;
-        or what another operator of this package returned, or a list of that. (templated)
+    :param source: the rows; a `GeneratorTask` has none. A URI, glob or list of URIs (Parquet, JSONL, JSON, CSV; plain, gz,
+        zst); rows as a list of dicts; or what another operator of this package returned, or a list of that. (templated)
     :param destination: URI of the folder to publish in: `file`, `gs`, or any with a connection as `scheme://conn_id@bucket/key`.
         By default `[distil] dataset_root`, then DAG, task and run. A mapped task instance writes to `map-<index>/` below it. A
         destination belongs to one task. (templated)
@@ -57,7 +59,7 @@ class DistilOperator(BaseOperator):
         self,
         *,
         task: Task,
-        source: Any,
+        source: Any = None,
         destination: str | None = None,
         llm_conn_id: str = "distil_llm_default",
         model: str | None = None,
@@ -72,6 +74,7 @@ class DistilOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         _check_task(task)
+        _check_source(task, source, {"limit": limit, "source_columns": source_columns, "schema": schema})
         if not 0 <= max_failure_ratio <= 1:
             raise TaskDefinitionError(f"max_failure_ratio is {max_failure_ratio:g}; it is a share, from 0 to 1.")
         self.task = task
@@ -94,6 +97,12 @@ class DistilOperator(BaseOperator):
         if "task" in kwargs:
             _check_task(kwargs["task"])
         return super().partial(**kwargs)
+
+    def get_llm(self) -> LLM:
+        """Return the model that the task asks; called on the worker, after templates are rendered."""
+        from airflow_distil.hooks.llm import LLMHook
+
+        return LLMHook(self.llm_conn_id).get_conn(model=self.model, generation_kwargs=self.generation_kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the task over the source and return the summary of the published dataset."""
@@ -184,6 +193,16 @@ def _check_task(task: Any) -> None:
     if task.llm is not None:
         # A mapped operator's arguments are stored in the serialized DAG, and an LLM holds its key.
         raise TaskDefinitionError(f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id.")
+
+
+def _check_source(task: Task, source: Any, bounds: dict[str, Any]) -> None:
+    if not isinstance(task, GeneratorTask):
+        if source is None:
+            raise TaskDefinitionError(f"Task {task.name!r} reads rows: pass source=<URI, rows or an upstream task's output>.")
+        return
+    task.check()
+    if given := [name for name, value in {"source": source, **bounds}.items() if value is not None]:
+        raise TaskDefinitionError(f"Task {task.name!r} makes its rows itself, without a source: leave out {', '.join(given)}.")
 
 
 def _guarded(source: Any) -> Any:

@@ -42,7 +42,7 @@ def check(template: str, names: Iterable[str]) -> None:
         raise ValueError(f"the template is not valid Jinja2: {error}") from error
     if unknown := sorted(used - set(names)):
         raise ValueError(
-            f"the template uses {', '.join(unknown)}, but it only sees {', '.join(names)}; add to `columns` what it needs"
+            f"the template uses {', '.join(unknown)}, but it only sees {', '.join(names)}"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from airflow_distil.datasets.readers.base import Contents, Opener, Reader, cast_to, distinct
+from airflow_distil.datasets.readers.base import BATCH_ROWS, Contents, Opener, Reader, cast_to, distinct
 from airflow_distil.datasets.readers.csv import CSVReader
 from airflow_distil.datasets.readers.json import (
     JSON,
@@ -24,6 +24,7 @@ from airflow_distil.datasets.readers.parquet import ParquetReader
 from airflow_distil.exceptions import TaskDefinitionError
 
 __all__ = [
+    "BATCH_ROWS",
     "JSON",
     "CSVReader",
     "Contents",

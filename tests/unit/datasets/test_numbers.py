@@ -36,9 +36,13 @@ def test_batches_do_not_matter(batches):
 
 
 def test_only_numbers_are_counted():
-    """A boolean or text column has no mean, and must not stop the others."""
+    """A boolean, text or vector column has no mean, and must not stop the others."""
     numbers = Numbers()
-    numbers.add(batch(t=["a"], b=[True], l=[[1.0]], i=[3], n=pa.array([None], pa.int64())))
+    numbers.add(
+        batch(
+            t=["a"], b=[True], l=[["b"]], v=pa.array([[1.0]], pa.list_(pa.float32(), 1)), i=[3], n=pa.array([None], pa.int64())
+        )
+    )
     assert list(numbers.summary) == ["i"]
 
 
@@ -58,3 +62,10 @@ def test_what_is_not_finite_is_left_out():
         edition=1, claim=1, nonce="n", identity=Identity(), ask="a", round=1, fingerprint="f", numbers=numbers.summary
     )
     assert Manifest.parse(made.to_bytes()).numbers == numbers.summary
+
+
+def test_lists_of_numbers_count_item_by_item():
+    """A summary of a judge's scores, one list per row, had no figures at all."""
+    numbers = Numbers()
+    numbers.add(pa.record_batch({"scores": pa.array([[1.0, None], None, [4.0, 4.0]])}))
+    assert numbers.summary == {"scores": {"min": 1.0, "max": 4.0, "mean": 3.0, "count": 3}}

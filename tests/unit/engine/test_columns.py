@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from airflow_distil.conversation import Unparsed
+from airflow_distil.conversation import Unparsed, Vector
 from airflow_distil.engine.columns import Columns, arrow_type
 from airflow_distil.exceptions import TaskDefinitionError
 
@@ -241,3 +241,25 @@ class TestDeclared:
     def test_declared_type_holds_without_any_value(self):
         """An edition in which all failed still has the column's type."""
         assert Columns(["x"], {"x": list[float]}).type("x") == pa.list_(pa.float64())
+
+
+class TestVectors:
+    """Embeddings as lists of doubles were twice as large, and no vector index could read lists of unknown length."""
+
+    def columns(self, *vectors):
+        columns = Columns(["embedding"], {"embedding": Vector})
+        for vector in vectors:
+            columns.read({"embedding": vector})
+        return columns
+
+    def test_one_size_is_a_fixed_size_list(self):
+        columns = self.columns([0.5, 1.0], None, [2, 3])
+        assert columns.type("embedding") == pa.list_(pa.float32(), 2)
+        assert columns.array("embedding", [[0.5, 1.0], None]).to_pylist() == [[0.5, 1.0], None]
+
+    def test_several_sizes_are_a_list(self):
+        """Two models behind one connection must not make a dataset impossible to write."""
+        assert self.columns([0.5], [2.0, 3.0]).type("embedding") == pa.list_(pa.float32())
+
+    def test_no_vector_at_all(self):
+        assert self.columns(None).type("embedding") == pa.list_(pa.float32())

@@ -72,7 +72,6 @@ REFUSED = {
     "unknown format": ({"source": __file__}, r"\.py"),
     "rendered list": ({"source": "[{'instruction': 'a'}]"}, "looks like a list or dict rendered to text"),
     "one dict": ({"source": {"instruction": "a"}}, r"One row is \[row\]"),
-    "nothing": ({"source": None}, "did the upstream return nothing"),
     "columns that are not there": ({"source_columns": ["nope"]}, r"names \['nope'\].*columns are \['instruction'\]"),
     "unknown type": ({"schema": {"instruction": "varchar"}}, "'varchar' of column 'instruction' is no Arrow type"),
     "limit": ({"limit": 0}, "limit=0"),
@@ -98,6 +97,15 @@ def test_bad_input_is_named_before_anything_is_asked(llm, case):
     with pytest.raises(AirflowException, match=f"(?s){says}") as caught:
         attempt(text(**arguments))
     assert str(caught.value).startswith(f"{type(caught.value.__cause__).__name__}: ")
+    assert llm.requests == []
+
+
+def test_an_upstream_that_returned_nothing_is_named(llm):
+    """A `source` that a template or an upstream task resolves to None was an error about types."""
+    operator = text()
+    operator.source = None
+    with pytest.raises(AirflowException, match="did the upstream return nothing"):
+        attempt(operator)
     assert llm.requests == []
 
 

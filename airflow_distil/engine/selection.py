@@ -1,0 +1,112 @@
+"""Which rows of a pass become rows of the output: all of a source, or those of a generator's candidates that it accepts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from airflow_distil.engine.progress import Tally
+from airflow_distil.engine.rows import Fate
+from airflow_distil.exceptions import TaskDefinitionError
+from airflow_distil.tasks.base import Task
+from airflow_distil.tasks.generator import GeneratorTask
+
+__all__ = ["Selection", "selection"]
+
+
+class Selection(ABC):
+    """Decides, within one pass, about the rows that were begun, and counts what it decided.
+
+    :param tally: counts rows of the output.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self._open = 0
+
+    @property
+    def missing(self) -> float:
+        """Rows of the output that are still missing; infinite where all rows of the source are wanted."""
+        return float("inf")
+
+    def has_room(self, window: int) -> bool:
+        """Tell whether another row may begin.
+
+        :param window: most rows that may be begun and not decided about.
+        """
+        return self._open < min(window, self.missing)
+
+    def begin(self) -> None:
+        """Note that the next row of the source has begun."""
+        self._open += 1
+
+    @abstractmethod
+    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, Fate]]:
+        """Take in what became of a row, and return what that makes of the output.
+
+        :param ordinal: number of the row in the source.
+        :return: the rows of the output that are decided by this, each with its number: none, some, or more than came in.
+        :raises TooManyFailures: if the dataset must not be published any more.
+        """
+
+
+class _EveryRow(Selection):
+    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, Fate]]:
+        self._open -= 1
+        for fate in fates:
+            self.tally.add(ordinal, fate.status, fate.error, transient=fate.transient)
+        return [(ordinal, fate) for fate in fates]
+
+
+class _Accepted(Selection):
+    """Accepts candidates in their order, whichever is answered first.
+
+    No more candidates are open than rows are missing, so no candidate is ever paid for that turns out not to be needed.
+    """
+
+    def __init__(self, tally: Tally, task: GeneratorTask) -> None:
+        super().__init__(tally)
+        # A copy for this pass: what it remembers of accepted rows must begin anew in the next one.
+        self._task = task.fresh()
+        self._waiting: dict[int, Fate] = {}
+        self._judged = 0
+
+    @property
+    def missing(self) -> float:
+        return self._task.num_rows - self.tally.done
+
+    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, Fate]]:
+        [self._waiting[ordinal]] = fates
+        decided = []
+        while fate := self._waiting.pop(self._judged, None):
+            if self._judge(self._judged, fate):
+                decided.append((self.tally.done - 1, fate))
+            self._judged += 1
+            self._open -= 1
+        return decided
+
+    def _judge(self, candidate: int, fate: Fate) -> bool:
+        if fate.status != "ok":
+            self.tally.lose(candidate, fate.status, fate.error, transient=fate.transient)
+        elif self._accepts(candidate, fate):
+            self.tally.add(candidate, "ok")
+            return True
+        else:
+            self.tally.lose(candidate, "rejected", "not accepted by the task")
+        left = self._task.candidates - candidate - 1
+        if left < self.missing:
+            raise self.tally.too_few(self._task.candidates)
+        return False
+
+    def _accepts(self, candidate: int, fate: Fate) -> bool:
+        try:
+            return self._task.accept(dict(fate.columns))
+        except Exception as error:
+            raise TaskDefinitionError(
+                f"accept of task {self._task.name!r} raised over candidate {candidate}: {type(error).__name__}: {error}. "
+                "The answers are kept."
+            ) from error
+
+
+def selection(task: Task, tally: Tally) -> Selection:
+    """Return the selection of a task, for one pass."""
+    return _Accepted(tally, task) if isinstance(task, GeneratorTask) else _EveryRow(tally)
