@@ -10,6 +10,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine that does other things as well takes longer; how long is what benchmarks are for.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 
 # Airflow reads its home when it is imported, so a fixture would be too late; and a developer's own home must not be touched.
 HOME = Path(tempfile.mkdtemp(prefix="airflow-distil-tests-"))

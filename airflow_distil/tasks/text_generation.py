@@ -36,7 +36,10 @@ class TextGeneration(Task):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        templates.check(self.template, self._columns)
+        try:
+            templates.check(self.template, self._columns)
+        except ValueError as error:
+            raise ValueError(f"{error}; name in `columns` all that it needs") from error
         return self
 
     @property
