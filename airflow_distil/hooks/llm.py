@@ -19,7 +19,7 @@ from airflow_distil.exceptions import LLMError, TaskDefinitionError
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_distil.llms.openai import OpenAILLM
+    from airflow_distil.conversation import LLM
 
 __all__ = ["LLMHook"]
 
@@ -56,13 +56,15 @@ class _Settings(BaseModel):
     input_price: Annotated[float, Field(ge=0)] | None = None
     output_price: Annotated[float, Field(ge=0)] | None = None
     headers: Annotated[dict[str, str], BeforeValidator(_json_object)] = {}
+    device: str | None = None
 
 
 class LLMHook(BaseHook):
     """Make a language model from an Airflow connection.
 
     Takes connections of type `distil_llm` (host: base URL; password: API key; extra: the fields of the form), and those
-    of the types `openai` and `pydanticai` (with an OpenAI model) as they are.
+    of the types `openai` and `pydanticai` (with an OpenAI model) as they are. With the backend `transformers` the model is a
+    folder or an id at the Hugging Face Hub, computed in the task's own process, and there is neither host nor key.
 
     :param llm_conn_id: id of the connection.
     """
@@ -81,19 +83,19 @@ class LLMHook(BaseHook):
         model: str | None = None,
         generation_kwargs: Mapping[str, Any] | None = None,
         max_concurrency: int | None = None,
-    ) -> OpenAILLM:
-        """Return the model; no call is made yet.
+    ) -> LLM:
+        """Return the model; no call is made yet, and no weights are loaded.
 
         :param model: by default the connection's.
         :param generation_kwargs: OpenAI wire parameters of every request.
         :param max_concurrency: most requests in flight; by default the connection's.
-        :raises TaskDefinitionError: there is no such connection, a field of it or a parameter is not valid, or no model is
-            named anywhere.
+        :raises TaskDefinitionError: there is no such connection, a field of it or a parameter is not valid or does not fit its
+            backend, or no model is named anywhere.
         """
         return self._llm(model, generation_kwargs=generation_kwargs, max_concurrency=max_concurrency)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask the model for one word; without a default model, ask the endpoint what models it has."""
+        """Ask the model for one word, a local one for a vector; without a default model, ask the endpoint what it has."""
         try:
             # The connection is read here: Airflow tests one that is not stored yet, known in this context only. The call
             # is made in a thread of its own: whoever tests a connection may run an event loop already.
@@ -110,7 +112,7 @@ class LLMHook(BaseHook):
         generation_kwargs: Mapping[str, Any] | None = None,
         max_concurrency: int | None = None,
         model_needed: bool = True,
-    ) -> OpenAILLM:
+    ) -> LLM:
         from airflow_distil.llms.openai import NO_KEY, OpenAILLM
 
         connection = self._connection()
@@ -118,14 +120,16 @@ class LLMHook(BaseHook):
         if connection.conn_type == "pydanticai":
             model = self._openai_model(model or settings.model)
         model = model or settings.model
-        if model_needed and not model:
+        if not model and (model_needed or settings.backend == "transformers"):
             raise TaskDefinitionError(
                 f"No model: give the task a `model`, or set the default model of connection {self.llm_conn_id!r}."
             )
         if settings.backend == "transformers":
+            return self._local(model or "", settings, generation_kwargs, max_concurrency)
+        if settings.device:
             raise TaskDefinitionError(
-                f"Connection {self.llm_conn_id!r}: the backend 'transformers' is not there yet; it comes with a later version. "
-                f"Until then serve the model with vLLM, llama.cpp or Ollama, and use the backend 'openai'."
+                f"Connection {self.llm_conn_id!r}: `device` is for the backend 'transformers', and this one's is "
+                f"{settings.backend!r}."
             )
         self._mask(key, settings)
         if url and not key:
@@ -138,7 +142,25 @@ class LLMHook(BaseHook):
             generation_kwargs=generation_kwargs,
             backend=settings.backend,
             max_concurrency=max_concurrency or settings.max_concurrency,
-            **settings.model_dump(exclude={"model", "backend", "max_concurrency"}),
+            **settings.model_dump(exclude={"model", "backend", "max_concurrency", "device"}),
+        )
+
+    def _local(
+        self, model: str, settings: _Settings, generation_kwargs: Mapping[str, Any] | None, max_concurrency: int | None
+    ) -> LLM:
+        from airflow_distil.llms.transformers import TransformersLLM
+
+        if generation_kwargs:
+            raise TaskDefinitionError(
+                f"Connection {self.llm_conn_id!r} has the backend 'transformers', which computes without parameters; leave out "
+                f"generation_kwargs ({', '.join(generation_kwargs)})."
+            )
+        return TransformersLLM(
+            model,
+            device=settings.device,
+            max_concurrency=max_concurrency or settings.max_concurrency,
+            input_price=settings.input_price,
+            output_price=settings.output_price,
         )
 
     def _connection(self) -> Connection:
@@ -217,11 +239,15 @@ class LLMHook(BaseHook):
             mask_secret(secret)
 
 
-async def _tried(llm: OpenAILLM) -> str:
-    from airflow_distil.conversation import Chat, user
+async def _tried(llm: LLM) -> str:
+    from airflow_distil.conversation import Chat, Embed, user
+    from airflow_distil.llms.openai import OpenAILLM
 
-    llm.timeout = min(llm.timeout, TEST_TIMEOUT)
     try:
+        if not isinstance(llm, OpenAILLM):
+            (answer,) = await llm.answer(Embed("ready"))
+            return f"{answer.model} answered with a vector of {len(answer.vector or [])} numbers."
+        llm.timeout = min(llm.timeout, TEST_TIMEOUT)
         if not llm.model:
             names = await llm.models()
             return f"The endpoint answers. No default model is set; it offers: {', '.join(names[:10]) or 'none'}."

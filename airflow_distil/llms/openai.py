@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,10 @@ import httpx2
 import openai
 from pydantic import SecretStr
 
-from airflow_distil.conversation import Answer, Chat, Complete, Embed, Request, Usage, resolve
+from airflow_distil.conversation import Answer, Chat, Complete, Embed, Request, Usage, canonical, resolve
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, TaskDefinitionError, Transient
 from airflow_distil.llms.failures import ADVICE, LONGEST, kind_of, retry_after, secrets_in, words_of
+from airflow_distil.llms.gathering import Gathering, divided
 from airflow_distil.llms.parameters import RESERVED, check_generation_kwargs
 
 __all__ = ["OpenAILLM"]
@@ -35,6 +37,12 @@ CONNECT_TIMEOUT = 30.0
 
 # Local servers take any key, the SDK insists on one.
 NO_KEY = "not-needed"
+
+# Texts of one embeddings call. OpenAI takes 2048, but Text Embeddings Inference, as it is installed, 32; and with the usual
+# 128 requests in flight, fewer and larger calls would leave nothing to do in parallel.
+TEXTS = 32
+# OpenAI also refuses calls of more than 300,000 tokens. A token has at least one byte.
+BYTES = 300_000
 
 _log = logging.getLogger("httpx2")
 if _log.level == logging.NOTSET:
@@ -106,6 +114,7 @@ class OpenAILLM:
         self._key = SecretStr((key or "").strip())
         self._headers = {name: SecretStr(value) for name, value in (headers or {}).items()}
         self._client: tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI] | None = None
+        self._embeddings = Gathering(self._embed, room=BYTES, size=_room_of)
 
     def __repr__(self) -> str:
         where = f", base_url={_shown(self.base_url)!r}" if self.base_url else ""
@@ -114,12 +123,16 @@ class OpenAILLM:
     async def answer(self, request: Request, n: int = 1) -> list[Answer]:
         """Ask once, for `n` independent answers.
 
+        Embeddings with equal parameters that are asked for at the same time share calls.
+
         :raises TaskDefinitionError: this endpoint cannot answer such a request.
         :raises LLMError: of the kind that says what the engine has to do.
         """
         if request.model is None:
             request = resolve(request, self.model, self.parameters)
         path, body = _wire(request, n)
+        if isinstance(request, Embed):
+            return [await self._embeddings.ask(request, canonical(replace(request, input="")))]
         began = time.perf_counter()
         reply = await self._send("POST", path, body)
         return self._read(reply, request, n, time.perf_counter() - began)
@@ -134,9 +147,33 @@ class OpenAILLM:
 
     async def aclose(self) -> None:
         """Close the connections; the next `answer` opens new ones, in the event loop it runs in."""
+        await self._embeddings.aclose()
         client, self._client = self._client, None
         if client and client[0] is asyncio.get_running_loop():
             await client[1].close()
+
+    async def _embed(self, requests: Sequence[Embed]) -> list[Answer | LLMError]:
+        """Ask for the vectors of texts, with the same model and parameters, in one call."""
+        path, body = _wire(requests[0], 1)
+        if len(requests) > 1:
+            body["input"] = [request.input for request in requests]
+        began = time.perf_counter()
+        reply = await self._send("POST", path, body)
+        latency = time.perf_counter() - began
+        vectors = _vectors(reply, len(requests))
+        if vectors is None:
+            # Some servers take a list and embed its first text, or the list as one text.
+            kind = BadRow if len(requests) > 1 else Transient
+            raise kind(f"{self._place}: status 200, but the reply does not hold one vector for each of {len(requests)} texts.")
+        usage, model = reply.get("usage"), str(reply.get("model") or requests[0].model)
+        (total,) = _shares(usage, "prompt_tokens", 1)
+        shares = [None] * len(requests) if total is None else divided(total, [len(str(r.input)) for r in requests])
+        return [
+            Answer(vector=vector, model=model, usage=Usage(share, None if share is None else 0), latency=latency)
+            if all(map(math.isfinite, vector))
+            else BadRow(f"{self._place}: the vector of this text holds numbers that are not finite.")
+            for vector, share in zip(vectors, shares, strict=True)
+        ]
 
     async def _send(self, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         # The response as it came, not the SDK's model of it: validation would cost as much again as the call itself.
@@ -262,7 +299,7 @@ def _wire(request: Request, n: int) -> tuple[str, dict[str, Any]]:
         name = min(taken)
         raise TaskDefinitionError(f"A request's parameter {name!r} cannot be set by a task: {RESERVED[name]}.")
     body = {**parameters, "model": request.model}
-    if n > 1 and not isinstance(request, Embed):
+    if n > 1 and not isinstance(request, Embed):  # a text has one vector, however often it is asked for
         body["n"] = n
     if isinstance(request, Chat):
         body["messages"] = request.messages
@@ -273,16 +310,29 @@ def _wire(request: Request, n: int) -> tuple[str, dict[str, Any]]:
         return "/completions", body | {"prompt": request.prompt}
     if isinstance(request, Embed):
         if not isinstance(request.input, str):
-            raise TaskDefinitionError("An OpenAI-compatible endpoint embeds texts, not chats: give the task a text column.")
+            raise BadRow(
+                "An OpenAI-compatible endpoint embeds texts, and this is a chat. Give the task a text column, or a connection "
+                "with the backend 'transformers', which applies the chat template of a local model."
+            )
         return "/embeddings", body | {"input": request.input}
     raise TaskDefinitionError("An OpenAI-compatible endpoint cannot rank: use an LLM that does, such as PairRM.")
 
 
 def _answers(reply: dict[str, Any], request: Request, n: int) -> list[Answer]:
-    if isinstance(request, Embed):
-        return [Answer(vector=reply["data"][0]["embedding"])]
     text = _message_text if isinstance(request, Chat) else _completion_text
     return [Answer(text=text(choice), finish_reason=_word(choice.get("finish_reason"))) for choice in reply["choices"][:n]]
+
+
+def _vectors(reply: dict[str, Any], count: int) -> list[list[float]] | None:
+    """Return the vectors of a reply in the order of the texts; None if it does not hold one for each."""
+    try:
+        data = reply["data"]
+        if count == 1 and len(data) == 1:
+            return [[float(number) for number in data[0]["embedding"]]]
+        found = {each["index"]: [float(number) for number in each["embedding"]] for each in data}
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+    return [found[index] for index in range(count)] if found.keys() == set(range(count)) == set(range(len(data))) else None
 
 
 def _message_text(choice: dict[str, Any]) -> str | None:
@@ -306,6 +356,10 @@ def _text(value: Any) -> str | None:
 
 def _word(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _room_of(request: Embed) -> int:
+    return max(len(str(request.input).encode("utf-8", "surrogatepass")), BYTES // TEXTS)
 
 
 def _shares(usage: Any, name: str, count: int) -> Sequence[int | None]:

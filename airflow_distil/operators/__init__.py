@@ -1,6 +1,45 @@
 """Airflow operators: one thin class per task."""
 
 from airflow_distil.operators.base import DistilOperator
-from airflow_distil.operators.text import ChatGenerationOperator, TextGenerationOperator
+from airflow_distil.operators.embedding import GenerateEmbeddingsOperator
+from airflow_distil.operators.evolution import (
+    EvolComplexityGeneratorOperator,
+    EvolComplexityOperator,
+    EvolInstructGeneratorOperator,
+    EvolInstructOperator,
+    EvolQualityOperator,
+)
+from airflow_distil.operators.judging import (
+    ComplexityScorerOperator,
+    InstructionBacktranslationOperator,
+    PairRMOperator,
+    PrometheusEvalOperator,
+    QualityScorerOperator,
+    UltraFeedbackOperator,
+)
+from airflow_distil.operators.text import (
+    ChatGenerationOperator,
+    GenstructOperator,
+    SelfInstructOperator,
+    TextGenerationOperator,
+)
 
-__all__ = ["ChatGenerationOperator", "DistilOperator", "TextGenerationOperator"]
+__all__ = [
+    "ChatGenerationOperator",
+    "ComplexityScorerOperator",
+    "DistilOperator",
+    "EvolComplexityGeneratorOperator",
+    "EvolComplexityOperator",
+    "EvolInstructGeneratorOperator",
+    "EvolInstructOperator",
+    "EvolQualityOperator",
+    "GenerateEmbeddingsOperator",
+    "GenstructOperator",
+    "InstructionBacktranslationOperator",
+    "PairRMOperator",
+    "PrometheusEvalOperator",
+    "QualityScorerOperator",
+    "SelfInstructOperator",
+    "TextGenerationOperator",
+    "UltraFeedbackOperator",
+]

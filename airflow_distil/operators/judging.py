@@ -1,25 +1,34 @@
-"""Operators that judge: scores, ratings and verdicts."""
+"""Operators that judge: scores, ratings, verdicts and ranks."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.operators.base import TaskOperator
 from airflow_distil.operators.options import DistilOptions
 from airflow_distil.tasks import complexity_scorer, instruction_backtranslation, quality_scorer, ultrafeedback
 from airflow_distil.tasks.complexity_scorer import ComplexityScorer
 from airflow_distil.tasks.instruction_backtranslation import InstructionBacktranslation
+from airflow_distil.tasks.pair_rm import PairRM
 from airflow_distil.tasks.prometheus_eval import RUBRICS, PrometheusEval
 from airflow_distil.tasks.quality_scorer import QualityScorer
 from airflow_distil.tasks.ultrafeedback import Aspect, UltraFeedback
 
+if TYPE_CHECKING:
+    from airflow_distil.llms.pair_ranker import PairRanker
+
 __all__ = [
     "ComplexityScorerOperator",
     "InstructionBacktranslationOperator",
+    "PairRMOperator",
     "PrometheusEvalOperator",
     "QualityScorerOperator",
     "UltraFeedbackOperator",
 ]
+
+# The published checkpoint of the paper.
+PAIR_RM = "llm-blender/PairRM"
 
 
 class ComplexityScorerOperator(TaskOperator):
@@ -166,3 +175,51 @@ class PrometheusEvalOperator(TaskOperator):
             "system_role": system_role,
         }
         super().__init__(source=source, fields=fields, **kwargs)
+
+
+class PairRMOperator(TaskOperator):
+    """Rank the `candidates` of each row by a PairRM model on the worker; see `airflow_distil.tasks.PairRM`.
+
+    Needs no connection, but the extra `transformers` on the worker: `pip install 'airflow-distil[transformers]'`.
+    Further arguments: those of `DistilOperator`, without `llm_conn_id` and `generation_kwargs`, and of
+    `airflow_distil.tasks.Task`.
+
+    :param source: the rows; see `DistilOperator`. (templated)
+    :param model: folder, or id at the Hugging Face Hub, of a PairRM checkpoint; by default `llm-blender/PairRM`. The model in
+        `default_args`, which is a chat model's, is not taken. (templated)
+    :param device: `cuda`, `cuda:1`, `cpu`, …; by default `cuda` if there is one, else `cpu`.
+    :param instructions: put before each input, as it is: end it with a blank or a line break.
+
+    Example::
+
+        ranked = PairRMOperator(
+            task_id="rank",
+            source=upstream.output,
+            input_mappings={"input": "instruction", "candidates": "generations"},
+            device="cpu",
+        )
+    """
+
+    task_class = PairRM
+
+    def __init__(
+        self,
+        *,
+        source: Any,
+        device: str | None = None,
+        instructions: str | None = None,
+        **kwargs: Unpack[DistilOptions],
+    ) -> None:
+        for name in ("llm_conn_id", "generation_kwargs"):
+            if kwargs.get(name) is not None:
+                raise TaskDefinitionError(f"PairRMOperator takes no {name}: it brings its model along. Leave it out.")
+        # Given here, so that the model of `default_args` does not come in its place.
+        kwargs["model"] = kwargs.get("model") or PAIR_RM
+        super().__init__(source=source, fields={"instructions": instructions}, **kwargs)
+        self.device = device
+
+    def get_llm(self) -> PairRanker:
+        """Return the ranker; its weights are loaded when the first row is ranked."""
+        from airflow_distil.llms.pair_ranker import PairRanker
+
+        return PairRanker(self.model or PAIR_RM, device=self.device)

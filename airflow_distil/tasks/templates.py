@@ -41,9 +41,7 @@ def check(template: str, names: Iterable[str]) -> None:
     except TemplateSyntaxError as error:
         raise ValueError(f"the template is not valid Jinja2: {error}") from error
     if unknown := sorted(used - set(names)):
-        raise ValueError(
-            f"the template uses {', '.join(unknown)}, but it only sees {', '.join(names)}"
-        )
+        raise ValueError(f"the template uses {', '.join(unknown)}, but it only sees {', '.join(names)}")
 
 
 def packaged(name: str) -> str:

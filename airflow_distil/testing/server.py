@@ -19,7 +19,7 @@ from aiohttp import web
 
 from airflow_distil.testing.faults import Fault, error_body
 from airflow_distil.testing.gate import Gate
-from airflow_distil.testing.voice import Messages, Say, Voice, messages_of, request_digest
+from airflow_distil.testing.voice import Messages, Say, Speaker, Voice, messages_of, request_digest
 
 __all__ = ["Answered", "FakeLLM"]
 
@@ -65,9 +65,10 @@ class FakeLLM:
 
     Serves `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`, and Azure's paths for the same.
 
-    :param answer: what the model says: a text, or a function of the messages that returns a text or a dict (sent as JSON
-        text). It runs in the server's thread, once per answer. By default the answer quotes the request, and is the same
-        for the same request. If it raises, the reply is status 400 with the exception's text.
+    :param answer: what the model says: a text, or a function of the messages, or of the messages and the body of the request,
+        that returns a text or a dict (sent as JSON text); `sensible` is one. It runs in the server's thread, once per answer.
+        By default the answer quotes the request, and is the same for the same request. If it raises, the reply is status 400
+        with the exception's text.
     :param latency: seconds before each reply, or a function of a `random.Random` that draws them.
     :param faults: what goes wrong, and when; the first that applies strikes. See `Fault`, `Hang`, `Drop`, `Malformed`,
         `HalfBody`.
@@ -82,7 +83,7 @@ class FakeLLM:
 
     def __init__(
         self,
-        answer: Say | Callable[[Messages], Say] | None = None,
+        answer: Say | Speaker | None = None,
         *,
         latency: float | Callable[[random.Random], float] = 0.0,
         faults: Iterable[Strikes] = (),

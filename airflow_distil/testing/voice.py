@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-__all__ = ["Messages", "Say", "Voice", "messages_of", "request_digest"]
+__all__ = ["Messages", "Say", "Speaker", "Voice", "messages_of", "request_digest"]
 
 Messages: TypeAlias = list[dict[str, Any]]
 Say: TypeAlias = str | Mapping[str, Any]
+Speaker: TypeAlias = Callable[[Messages], Say] | Callable[[Messages, Mapping[str, Any]], Say]
+"""A function of the messages, or of the messages and the whole body of the request."""
 
 
 def request_digest(body: Mapping[str, Any]) -> str:
@@ -34,12 +37,20 @@ def messages_of(asked: str, body: Mapping[str, Any]) -> Messages:
 class Voice:
     """Writes replies.
 
-    :param answer: a text, a dict (sent as JSON text), a function of the messages that returns one; None quotes the request.
+    :param answer: a text, a dict (sent as JSON text), a function of the messages that returns one, or of the messages and the
+        body of the request; None quotes the request.
     :param dimensions: length of embeddings.
     """
 
-    answer: Say | Callable[[Messages], Say] | None
+    answer: Say | Speaker | None
     dimensions: int
+    _hears_body: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        if callable(self.answer):
+            # A second parameter with a default is the test's own, as in `lambda messages, seen=seen: …`.
+            asked = inspect.signature(self.answer).parameters.values()
+            object.__setattr__(self, "_hears_body", sum(each.default is each.empty for each in asked) > 1)
 
     def reply(self, asked: str, body: Mapping[str, Any], messages: Messages, count: int) -> tuple[bytes, int]:
         """Return the body of a reply, and how many answers are in it.
@@ -63,7 +74,9 @@ class Voice:
         return json.dumps(reply).encode(), len(texts)
 
     def _text(self, messages: Messages, body: Mapping[str, Any], choice: int) -> str:
-        answer = self.answer(messages) if callable(self.answer) else self.answer
+        answer: Any = self.answer
+        if callable(answer):
+            answer = answer(messages, body) if self._hears_body else answer(messages)
         if answer is None:
             asked = str(messages[-1].get("content")) if messages else ""
             number = f".{choice}" if choice else ""

@@ -8,12 +8,22 @@ import pytest
 
 PUBLIC = {
     "airflow_distil": {"open_dataset", "publish"},
-    "airflow_distil.operators": {"ChatGenerationOperator", "DistilOperator", "TextGenerationOperator"},
-    "airflow_distil.tasks": {
-        "Answer", "Chat", "ChatGeneration", "ChatType", "Complete", "Conversation", "Embed", "Rank", "Task", "TextGeneration",
-        "Unparsed",
+    "airflow_distil.operators": {
+        "ChatGenerationOperator", "ComplexityScorerOperator", "DistilOperator", "EvolComplexityGeneratorOperator",
+        "EvolComplexityOperator", "EvolInstructGeneratorOperator", "EvolInstructOperator", "EvolQualityOperator",
+        "GenerateEmbeddingsOperator", "GenstructOperator", "InstructionBacktranslationOperator", "PairRMOperator",
+        "PrometheusEvalOperator", "QualityScorerOperator", "SelfInstructOperator", "TextGenerationOperator",
+        "UltraFeedbackOperator",
     },
-    "airflow_distil.testing": {"Answered", "Drop", "FakeLLM", "Fault", "HalfBody", "Hang", "Malformed", "request_digest"},
+    "airflow_distil.tasks": {
+        "Answer", "Chat", "ChatGeneration", "ChatType", "Complete", "ComplexityScorer", "Conversation", "Embed",
+        "EvolComplexity", "EvolComplexityGenerator", "EvolInstruct", "EvolInstructGenerator", "EvolQuality",
+        "GenerateEmbeddings", "GeneratorTask", "Genstruct", "InstructionBacktranslation", "PairRM", "PrometheusEval",
+        "QualityScorer", "Rank", "SelfInstruct", "Task", "TextGeneration", "UltraFeedback", "Unparsed", "Vector",
+    },
+    "airflow_distil.testing": {
+        "Answered", "Drop", "FakeLLM", "Fault", "HalfBody", "Hang", "Malformed", "request_digest", "sensible",
+    },
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_distil.conversation import LLM, Answer, Chat, Complete, Embed, Rank, resolve, user
+from airflow_distil.conversation import LLM, Answer, Chat, Complete, Embed, Rank, Request, resolve, user
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, RateLimited, TaskDefinitionError, Transient
 from airflow_distil.testing import Drop, FakeLLM, Fault, HalfBody, Hang, Malformed
 
@@ -38,44 +38,68 @@ class LLMContract:
     def llm(self) -> LLM:
         raise NotImplementedError
 
+    def question(self, text: str) -> Request:
+        """Return a request that the backend answers."""
+        return Chat([user(text)])
+
+    def said(self, answer: Answer) -> Any:
+        """Return what an answer says, to be compared."""
+        return answer.text
+
     def test_is_an_llm(self, llm):
         """An attribute that the engine reads was missing, and it fell over after the first call."""
         assert isinstance(llm, LLM)
         assert llm.model
         dict(llm.parameters)
 
-    def test_answers_a_chat(self, llm):
-        """Metadata columns were empty because the answer carried only its text."""
-        (answer,) = ask(llm)
-        assert answer.text
-        assert answer.vector is None
-        assert answer.finish_reason == "stop"
+    def test_answers(self, llm):
+        """Metadata columns were empty because the answer carried only what it said."""
+        (answer,) = ask(llm, self.question("What is two and two?"))
+        assert self.said(answer)
         assert answer.model
         assert answer.latency > 0
         assert answer.usage.input_tokens > 0
-        assert answer.usage.output_tokens > 0
+        assert answer.usage.output_tokens is not None
 
     def test_resolved_and_unresolved_requests_are_the_same(self, llm):
         """The engine resolves requests, a notebook does not; only one of the two worked."""
-        request = Chat([user("Say the same.")])
-        assert ask(llm, request)[0].text == ask(llm, resolve(request, llm.model, llm.parameters))[0].text
+        request = self.question("Say the same.")
+        once, again = ask(llm, request)[0], ask(llm, resolve(request, llm.model, llm.parameters))[0]
+        assert self.said(once) == self.said(again)
 
     def test_never_more_answers_than_asked_for(self, llm):
         """An extra answer had no asker and shifted all samples after it."""
-        assert 1 <= len(ask(llm, n=3)) <= 3
+        assert 1 <= len(ask(llm, self.question("What is two and two?"), n=3)) <= 3
 
     def test_works_again_in_another_event_loop(self, llm):
         """A client kept from a closed loop raised 'Event loop is closed' in the second cell of a notebook."""
-        assert ask(llm)[0].text == ask(llm)[0].text
+        request = self.question("What is two and two?")
+        assert self.said(ask(llm, request)[0]) == self.said(ask(llm, request)[0])
 
     def test_answers_belong_to_their_requests(self, llm):
         """Concurrent answers were handed out in order of arrival."""
 
         async def some() -> None:
-            requests = [Chat([user(f"Question {i}")]) for i in range(20)]
-            alone = [(await llm.answer(request))[0].text for request in requests]
+            requests = [self.question(f"Question {'and so on ' * (i % 7)} {i}") for i in range(20)]
+            alone = [self.said((await llm.answer(request))[0]) for request in requests]
             together = await asyncio.gather(*map(llm.answer, requests))
-            assert [answers[0].text for answers in together] == alone
+            assert [self.said(answers[0]) for answers in together] == alone
+            assert len({str(each) for each in alone}) == 20
+            await llm.aclose()
+
+        asyncio.run(some())
+
+    def test_one_that_gives_up_takes_nobody_along(self, llm):
+        """A cancelled request took the call that it shared with it."""
+
+        async def some() -> None:
+            expected = self.said((await llm.answer(self.question("number 3")))[0])
+            calls = [asyncio.create_task(llm.answer(self.question(f"number {i}"))) for i in range(6)]
+            await asyncio.sleep(0)
+            calls[0].cancel()
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(results[0], asyncio.CancelledError)
+            assert self.said(results[3][0]) == expected
             await llm.aclose()
 
         asyncio.run(some())
@@ -113,6 +137,14 @@ class EndpointContract(LLMContract):
         return error
 
     # Requests
+
+    def test_answers_a_chat(self, llm):
+        """Metadata columns were empty because the answer carried only its text."""
+        (answer,) = ask(llm)
+        assert answer.text
+        assert answer.vector is None
+        assert answer.finish_reason == "stop"
+        assert answer.usage.output_tokens > 0
 
     def test_several_answers_in_one_call(self, server, llm):
         """`n` was sent as n calls, or the usage of the call was counted n times."""
@@ -157,18 +189,93 @@ class EndpointContract(LLMContract):
         assert server.requests[0]["prompt"] == "Once upon a time"
 
     def test_embedding(self, llm):
-        """Embeddings lost their usage."""
+        """Embeddings lost their usage; or a vector's output tokens, which are none, were unknown, and so was its price."""
         (answer,) = ask(llm, Embed("four words of text"))
         assert len(answer.vector) == 8
         assert answer.text is None
-        assert answer.usage.input_tokens == 4
-        assert answer.usage.output_tokens is None
+        assert (answer.usage.input_tokens, answer.usage.output_tokens) == (4, 0)
 
-    @pytest.mark.parametrize("request_", [Rank("a", ["b", "c"]), Embed([user("a chat")])], ids=["rank", "chat"])
-    def test_what_it_cannot_do_is_said_without_a_call(self, server, llm, request_):
+    def test_embeddings_share_calls(self, server, llm):
+        """A hundred texts were a hundred calls; their usage was counted once for each text, or not divided."""
+        texts = [f"text {'word ' * (i % 5)}{i}" for i in range(100)]
+        alone = {text: ask(llm, Embed(text))[0].vector for text in texts[:5]}
+        before = server.answered.calls
+        together = asyncio.run(self.embed(llm, *texts))
+        assert server.answered.calls - before == 4
+        assert len({tuple(answer.vector) for answer in together}) == 100
+        assert {text: answer.vector for text, answer in zip(texts, together, strict=False) if text in alone} == alone
+        assert sum(answer.usage.input_tokens for answer in together) == sum(len(text.split()) for text in texts)
+
+    def test_vectors_are_matched_by_index(self, server, llm):
+        """A server that answers in its own order put each vector on another row."""
+        data = [{"index": i, "embedding": [float(i)]} for i in (2, 0, 1)]
+        server.fail_next(200, body={"data": data, "usage": {"prompt_tokens": 7}})
+        answers = asyncio.run(self.embed(llm, "a", "bb", "cccc"))
+        assert [answer.vector for answer in answers] == [[0.0], [1.0], [2.0]]
+        assert [answer.usage.input_tokens for answer in answers] == [1, 2, 4]
+
+    def test_only_equal_parameters_share_a_call(self, server, llm):
+        """A text got a vector of another text's dimensions."""
+
+        async def both() -> None:
+            small = Embed("a", parameters={"dimensions": 2})
+            await asyncio.gather(llm.answer(small), llm.answer(Embed("b")), llm.answer(Embed("c")))
+            await llm.aclose()
+
+        asyncio.run(both())
+        assert sorted((str(body["input"]), body.get("dimensions")) for body in server.requests) == [
+            ("['b', 'c']", None),
+            ("a", 2),
+        ]
+
+    def test_a_bad_text_costs_one_row(self, server, llm):
+        """One text that is too long failed the 31 others of its call."""
+        server.fail_next(Fault(status=400, when=lambda messages: "bad" in str(messages)), times=2)
+        good, bad, other = asyncio.run(self.embed(llm, "good", "bad", "other"))
+        assert isinstance(bad, BadRow)
+        assert good.vector
+        assert other.vector
+
+    @pytest.mark.parametrize("refusal", ["status", "first only", "no index"])
+    def test_a_server_that_takes_one_text_only(self, server, llm, refusal):
+        """A server without lists of inputs failed all rows, or put its one vector on each."""
+        one = {"index": 0, "embedding": [9.0]}
+        body = {"first only": {"data": [one]}, "no index": {"data": [{"embedding": [9.0]}] * 4}}.get(refusal)
+        fault = Fault(
+            status=200 if body else 422, body=body, when=lambda messages: isinstance(messages[0]["content"], list), times=None
+        )
+        server.fail_next(fault, times=99)
+        first = asyncio.run(self.embed(llm, *"abcd"))
+        assert len({tuple(answer.vector) for answer in first}) == 4
+        assert [9.0] not in [answer.vector for answer in first]
+        for _ in range(3):
+            before = sum(server.calls.values())
+            asyncio.run(self.embed(llm, *"abcd"))
+        assert sum(server.calls.values()) - before == 4, "it asks for lists again and again"
+
+    def test_a_rate_limited_call_is_everybodys(self, server, llm):
+        """One asker was told to wait, the others never heard."""
+        server.fail_next(429, headers={"Retry-After": "7"})
+        errors = asyncio.run(self.embed(llm, "a", "b"))
+        assert [(type(error), error.retry_after) for error in errors] == [(RateLimited, 7.0)] * 2
+
+    @staticmethod
+    async def embed(llm: LLM, *texts: str) -> list[Any]:
+        try:
+            results = await asyncio.gather(*(llm.answer(Embed(text)) for text in texts), return_exceptions=True)
+        finally:
+            await llm.aclose()
+        return [result[0] if isinstance(result, list) else result for result in results]
+
+    def test_a_ranking_is_refused_without_a_call(self, server, llm):
         """A ranking was sent as a chat and paid for."""
         with pytest.raises(TaskDefinitionError):
-            ask(llm, request_)
+            ask(llm, Rank("a", ["b", "c"]))
+        assert not server.requests
+
+    def test_a_chat_has_no_embedding_here(self, server, llm):
+        """One chat among the texts ended the run, or was sent as its text in Python."""
+        assert "chat template" in str(self.fails(llm, BadRow, Embed([user("a chat")])))
         assert not server.requests
 
     def test_headers_are_sent_and_hidden(self, server, connect):

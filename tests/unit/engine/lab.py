@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from airflow_distil.conversation import Answer, Chat, Request, Usage, user
 from airflow_distil.datasets.log import Fact, decode_segment
 from airflow_distil.datasets.manifest import Identity, Manifest
-from airflow_distil.datasets.source import open_source
+from airflow_distil.datasets.source import numbered, open_source
 from airflow_distil.datasets.stores import MemoryStore, Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.engine import Job
-from airflow_distil.tasks import Task, TextGeneration
+from airflow_distil.tasks import GeneratorTask, Task, TextGeneration
 
 IDENTITY = Identity(dag_id="dag", task_id="task", run_id="run")
 
@@ -127,11 +127,12 @@ class Lab:
         identity: Identity = IDENTITY,
         **options: Any,
     ) -> Job:
+        task = task or TextGeneration()
         return Job(
             **{
-                "task": task or TextGeneration(),
+                "task": task,
                 "llm": model,
-                "source": open_source(rows, limit=limit),
+                "source": numbered(task.candidates) if isinstance(task, GeneratorTask) else open_source(rows, limit=limit),
                 "store": self.store,
                 "destination": str(self.store),
                 "identity": identity,

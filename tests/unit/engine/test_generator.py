@@ -56,12 +56,8 @@ def number(prompt: str) -> int:
     return int(prompt.split()[1])
 
 
-def job(lab: Lab, task: GeneratorTask, model: Model, **options):
-    return lab.job([{"x": 1}], model, task, **{"source": numbered(task.candidates), **options})
-
-
 def run(lab: Lab, task: GeneratorTask, model: Model, **options):
-    return lab.rows(job(lab, task, model, **options).run())
+    return lab.run(None, model, task, **options)
 
 
 def test_exactly_n_rows_no_duplicate_and_nothing_paid_in_vain(lab):
@@ -220,7 +216,7 @@ def test_a_generator_runs_by_itself():
 def test_what_a_generator_cannot_do_is_refused(lab, fields, says):
     """A setting that has no meaning for a generator was accepted and ignored."""
     with pytest.raises(TaskDefinitionError, match=says):
-        job(lab, Names(count=3, **fields), Model())
+        run(lab, Names(count=3, **fields), Model())
 
 
 def test_accept_that_raises_names_the_task_and_the_candidate(lab):
@@ -238,7 +234,7 @@ def test_progress_counts_rows_and_what_was_lost(lab):
     """Progress of a generator counted up to the cap on candidates, which no run ever reaches."""
     seen = []
     model = Model(lambda prompt, time: f"n{number(prompt) // 2}")
-    job(lab, Names(count=4), model).run(report=lambda progress: seen.append(progress.snapshot()))
+    lab.job(None, model, Names(count=4)).run(report=lambda progress: seen.append(progress.snapshot()))
     assert (seen[-1]["done"], seen[-1]["total"], seen[-1]["lost"]) == (4, 4, 3)
 
 

@@ -12,6 +12,7 @@ from airflow.sdk import BaseHook, Connection
 from airflow_distil.conversation import LLM, Chat, user
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.hooks.llm import LLMHook
+from airflow_distil.llms import TransformersLLM
 from airflow_distil.testing import FakeLLM
 
 KEY = "sk-hook-0123456789"
@@ -188,10 +189,42 @@ def test_missing_connection():
         LLMHook("nowhere").get_conn()
 
 
-def test_transformers_comes_later(connect):
-    """The backend that the form will have was taken for OpenAI's, and the rows went there."""
-    with pytest.raises(TaskDefinitionError, match="transformers"):
-        connect(extra={"model": "m", "backend": "transformers"}).get_conn()
+def test_a_local_model(connect):
+    """The backend that the form offers was taken for OpenAI's, and the rows went there."""
+    extra = {"model": "/models/minilm", "backend": "transformers", "device": "cpu", "max_concurrency": 7, "input_price": 0.1}
+    llm = connect(extra=extra).get_conn()
+    assert isinstance(llm, TransformersLLM)
+    assert (llm.model, llm.device, llm.max_concurrency, llm.input_price) == ("/models/minilm", "cpu", 7, 0.1)
+    assert connect(extra=extra).get_conn(model="org/other").model == "org/other"
+
+
+def test_what_a_local_model_does_not_take(connect):
+    """`dimensions` had no effect; and without a model, the hub was asked for one without a name."""
+    with pytest.raises(TaskDefinitionError, match=r"'c'.*dimensions"):
+        connect(extra={"model": "m", "backend": "transformers"}).get_conn(generation_kwargs={"dimensions": 3})
+    with pytest.raises(TaskDefinitionError, match="No model"):
+        connect(extra={"backend": "transformers"}).get_conn()
+    with pytest.raises(TaskDefinitionError, match="No model"):
+        connect(extra={"backend": "transformers"})._llm(None, model_needed=False)
+
+
+def test_a_device_for_an_endpoint_is_refused(connect):
+    """Whoever forgot the backend believed that a model ran on their own machine, while the rows went to OpenAI."""
+    with pytest.raises(TaskDefinitionError, match=r"`device` is for the backend 'transformers'"):
+        connect(extra={"model": "m", "device": "cuda"}).get_conn()
+
+
+def test_test_connection_of_a_local_model(connect):
+    """The button asked an embedding model for a chat, or OpenAI for a folder."""
+    pytest.importorskip("torch")
+    from tests import tiny_models
+
+    ok, message = connect(extra={"model": tiny_models.minilm(), "backend": "transformers"}).test_connection()
+    assert ok
+    assert "384 numbers" in message
+    ok, message = connect(extra={"model": "/nowhere/at/all", "backend": "transformers"}).test_connection()
+    assert not ok
+    assert "/nowhere/at/all" in message
 
 
 def test_the_environments_key_stays_with_openai(connect, monkeypatch):

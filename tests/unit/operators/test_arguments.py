@@ -15,11 +15,12 @@ from pydantic_core import PydanticUndefined
 
 from airflow_distil import operators, tasks
 from airflow_distil.exceptions import TaskDefinitionError
-from airflow_distil.operators import ChatGenerationOperator, DistilOperator, TextGenerationOperator
+from airflow_distil.operators import ChatGenerationOperator, DistilOperator, PairRMOperator, TextGenerationOperator
 from airflow_distil.operators.base import TaskOperator
 from airflow_distil.operators.decorator import _DistilDecoratedOperator
 from airflow_distil.operators.options import AirflowOptions, DistilOptions
 from airflow_distil.tasks import ChatGeneration, Task, TextGeneration
+from tests.reference import NEEDED
 
 NAMED = [getattr(operators, name) for name in operators.__all__ if name != "DistilOperator"]
 ALL = [DistilOperator, *NAMED, _DistilDecoratedOperator]
@@ -27,10 +28,10 @@ ROWS = [{"instruction": "{{ ds }}"}]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the arguments of our own classes, by name; the outermost class's win."""
+def arguments(cls: type, *, own: bool = False) -> dict[str, inspect.Parameter]:
+    """Return the arguments of our own classes (or only of this one), by name; the outermost class's win."""
     found: dict[str, inspect.Parameter] = {}
-    for each in cls.__mro__:
+    for each in [cls] if own else cls.__mro__:
         if each.__module__.startswith("airflow_distil.operators") and "__init__" in vars(each):
             found = dict(inspect.signature(each.__init__).parameters) | found
     return {name: it for name, it in found.items() if name not in {"self", "fields"} and it.kind is not it.VAR_KEYWORD}
@@ -48,7 +49,14 @@ def documented(cls: type) -> set[str]:
 
 
 def default(field: Any) -> Any:
+    if field.is_required():
+        return inspect.Parameter.empty
     return field.default_factory() if field.default is PydanticUndefined else field.default
+
+
+def needed(cls: type) -> dict[str, Any]:
+    """Return what an operator cannot be made without, besides a task id."""
+    return {**NEEDED.get(cls.task_class.__name__, {}), **({"source": ROWS} if "source" in arguments(cls, own=True) else {})}
 
 
 @pytest.mark.parametrize("cls", NAMED)
@@ -66,7 +74,8 @@ def test_every_task_field_is_an_argument_with_the_same_default(cls):
 def test_every_argument_is_of_the_task_or_of_all_operators(cls):
     """An argument outlived its task field, and was taken without doing anything."""
     ours = set(arguments(DistilOperator)) - {"task"}
-    assert set(arguments(cls)) - set(cls.task_class.model_fields) - ours <= {"task"}
+    model = {"device"} if cls is PairRMOperator else set()  # of the model that it brings along
+    assert set(arguments(cls)) - set(cls.task_class.model_fields) - ours <= {"task"} | model
 
 
 def test_the_options_that_editors_see_are_those_that_exist():
@@ -107,11 +116,12 @@ def test_template_fields_exist_and_none_is_rendered_per_row(cls):
 def test_a_typo_is_a_type_error(cls):
     """A misspelt argument was swallowed, and its default used."""
     with pytest.raises(TypeError, match="max_failure_ration"):
-        cls(task_id="t", source=ROWS, max_failure_ration=1)
+        cls(task_id="t", **needed(cls), max_failure_ration=1)
     with pytest.raises(TypeError, match="max_failure_ration"):
         cls.partial(task_id="t", max_failure_ration=1)
-    with pytest.raises(TypeError, match="source"):
-        cls(task_id="t")
+    for name in needed(cls):
+        with pytest.raises(TypeError, match=name):
+            cls(task_id="t", **{other: value for other, value in needed(cls).items() if other != name})
 
 
 def test_a_typo_in_the_decorator_is_a_type_error():

@@ -1,0 +1,51 @@
+"""`GenerateEmbeddingsOperator` with both kinds of connections."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_distil import open_dataset
+from airflow_distil.operators.embedding import GenerateEmbeddingsOperator
+from tests.unit.operators.attempts import attempt
+
+ROWS = [{"text": f"row {number}"} for number in range(40)]
+
+
+def table(summary) -> pa.Table:
+    return open_dataset(summary).to_table()
+
+
+def test_an_api(llm):
+    """The parameters of the endpoint were taken for a chat's and refused; or each text was a call."""
+    operator = GenerateEmbeddingsOperator(task_id="task", source=ROWS, model="m", generation_kwargs={"dimensions": 8})
+    found = table(attempt(operator))
+    assert found["embedding"].type == pa.list_(pa.float32(), 8)
+    assert len(found) == 40
+    assert llm.answered.calls < 10
+    assert {(body["model"], body["dimensions"]) for body in llm.requests} == {("m", 8)}
+
+
+def test_a_local_model(llm, monkeypatch):
+    """The backend of the connection was not looked at, and the texts went to OpenAI."""
+    pytest.importorskip("torch")
+    from tests import tiny_models
+
+    extra = {"backend": "transformers", "model": tiny_models.minilm(), "device": "cpu"}
+    monkeypatch.setenv("AIRFLOW_CONN_LOCAL", json.dumps({"conn_type": "distil_llm", "extra": extra}))
+    found = table(attempt(GenerateEmbeddingsOperator(task_id="task", source=ROWS, llm_conn_id="local")))
+    assert found["embedding"].type == pa.list_(pa.float32(), 384)
+    assert found["embedding"].null_count == 0
+    assert not llm.requests
+
+
+def test_a_local_model_that_is_not_there(llm, monkeypatch):
+    """Airflow retried for an hour what no retry can find."""
+    pytest.importorskip("torch")
+    extra = {"backend": "transformers", "model": "/no/such/folder"}
+    monkeypatch.setenv("AIRFLOW_CONN_LOCAL", json.dumps({"conn_type": "distil_llm", "extra": extra}))
+    with pytest.raises(AirflowFailException, match=r"'/no/such/folder' cannot be loaded.*Next:"):
+        attempt(GenerateEmbeddingsOperator(task_id="task", source=ROWS, llm_conn_id="local"))
