@@ -12,7 +12,7 @@ from airflow_distil.operators.base import TaskOperator
 from airflow_distil.tasks import Task
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-BEGIN, END = "<!-- tasks: made by `python -m tests.reference` -->\n", "<!-- /tasks -->\n"
+BEGIN, END = "<!-- tasks: made by tests.reference -->\n", "<!-- /tasks -->\n"
 # What a task cannot be made without, and the settings that change its columns.
 NEEDED: dict[str, dict[str, Any]] = {
     "EvolComplexity": {"num_evolutions": 1},

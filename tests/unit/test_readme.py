@@ -23,6 +23,7 @@ import pytest
 from airflow_distil.get_provider_info import get_provider_info
 from airflow_distil.hooks.llm import LLMHook
 from airflow_distil.testing import FakeLLM
+from tests import reference
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
@@ -290,3 +291,14 @@ def test_links_lead_somewhere():
     for name, text in TEXTS.items():
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (PROJECT / link).exists(), f"{name} links to {link}"
+
+
+def test_the_table_of_tasks_is_that_of_the_code():
+    """A task was added or a column renamed, and the README told of the old ones. `python -m tests.reference` writes it anew."""
+    assert f"{reference.BEGIN}\n{reference.table()}\n{reference.END}" in TEXTS["README.md"]
+
+
+def test_each_method_is_named():
+    """A task that is said to follow a paper did not say which."""
+    plain = {"ChatGeneration", "TextGeneration"}
+    assert {row.split("`")[1] for row in reference.table().splitlines()[2:] if row.endswith("| – |")} == plain
