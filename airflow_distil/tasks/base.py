@@ -42,7 +42,8 @@ class Task(BaseModel, ABC):
     :param seed: what random choices of the task are derived from, together with the row and the sample.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=True)
+    # Built when first made: each DAG file imports all tasks, and makes a few.
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=True, defer_build=True)
 
     output_types: ClassVar[Mapping[str, Any]] = {}
     """Python types of output columns. Of the others the type is learnt from all rows; a column without a value is a string."""
