@@ -9,7 +9,7 @@
     │   ├── RateLimited        the endpoint asks us to slow down: wait as told, then go on
     │   ├── Transient          might work next time: ask again
     │   ├── BadRow             this request will never work: its row fails, the others go on
-    │   └── Fatal              no request will work (key, model, quota): stop at once, keep what is paid     (final)
+    │   └── Fatal              no request will work (key, model, quota): stop at once, keep what is paid     (final, mostly)
     ├── TooManyFailures        more rows failed than `max_failure_ratio` allows     (final if all are permanent)
     ├── BudgetExceeded         the task has spent what it was given     (final)
     ├── Superseded             a newer attempt has taken over this destination     (final)
@@ -88,9 +88,14 @@ class BadRow(LLMError):
 
 
 class Fatal(LLMError):
-    """No request can succeed: wrong key, no such model, no quota left."""
+    """No request can succeed: wrong key, no such model, no quota left.
 
-    final = True
+    :param final: False if the next attempt may find it mended, such as a model hub that could not be reached.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, *, final: bool = True) -> None:
+        super().__init__(message, retry_after)
+        self.final = final
 
 
 class TooManyFailures(DistilError):

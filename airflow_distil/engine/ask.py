@@ -59,6 +59,9 @@ WINDOW_PER_LIMIT = 2
 WINDOW_LEAST = 32
 # Rows replayed between two looks at the event loop: often enough for timers and signals, seldom enough to cost nothing.
 REPLAYS_PER_TURN = 64
+# Enough to see what a model does wrong, too little to fill a log.
+UNPARSED_SHOWN = 3
+CHARACTERS_SHOWN = 300
 
 
 _NO_ROWS = pa.record_batch({})
@@ -100,6 +103,7 @@ class AskPass:
     _looking: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _tick: float = field(init=False, default_factory=time.time)
     _honours_n: bool = field(init=False, default=True)
+    _shown: int = field(init=False, default=0)
 
     async def run(self) -> None:
         """Ask everything that is not known yet. Every fact is in the scratch file when this returns or raises."""
@@ -214,10 +218,20 @@ class AskPass:
         outcomes = [outcome for outcome in state.outcomes if outcome is not None]
         self._take(state.ordinal, list(fates(self.speech, outcomes, asked=state.asked)))
 
+    def _show_unparsed(self, ordinal: int, fate: Fate) -> None:
+        """Log what a model said that could not be read, for the first few: what nothing is published of can be seen nowhere."""
+        for outcome in fate.outcomes:
+            if outcome.status == "unparsed" and outcome.trace and self._shown < UNPARSED_SHOWN:
+                self._shown += 1
+                said = str(read_body(outcome.trace[-1][1]).get("text"))[:CHARACTERS_SHOWN]
+                log.warning("Row %d could not be read: %s. The model said: %r", ordinal, outcome.error, said)
+
     def _take(self, ordinal: int, told: list[Fate]) -> None:
         try:
             for _, fate in self.selection.take(ordinal, told):
-                self.progress.replayed += not fate.asked
+                # What failed before anything was asked is in no log.
+                self.progress.replayed += not fate.asked and any(outcome.trace for outcome in fate.outcomes)
+                self._show_unparsed(ordinal, fate)
         except TooManyFailures as error:
             self._halt(error)
 

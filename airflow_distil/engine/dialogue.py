@@ -242,6 +242,11 @@ class Dialogue:
                 f"Task {self.speech.task.name!r} returned {type(columns).__name__}, not a dict of columns."
             )
         names = self.speech.task.output_names
+        if whole := [name for name in names if isinstance(columns.get(name), Answer)]:
+            raise TaskDefinitionError(
+                f"Task {self.speech.task.name!r} returned a whole Answer as {', '.join(whole)}. What `yield` gives is an "
+                "Answer: return its text, answer.text."
+            )
         if all(columns.get(name) is None for name in names):
             # A misspelt name must not be taken for a bad answer.
             other = sorted(set(columns) - set(names))

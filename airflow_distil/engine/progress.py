@@ -65,20 +65,20 @@ class Tally:
         """Output rows that failed or could not be parsed."""
         return self.counts["failed"] + self.counts["unparsed"]
 
-    def too_few(self, candidates: int) -> TooManyFailures:
+    def too_few(self, what: str) -> TooManyFailures:
         """Return what to raise when candidates cannot make all rows any more.
 
-        :param candidates: most candidates that may be asked for.
+        :param what: why they cannot.
         """
         lost = ", ".join(f"{count} {status}" for status, count in self.lost.most_common())
         advice = (
             "The next attempt asks the candidates with passing failures again."
             if self.transient
-            else "Change the task or raise max_candidates, then clear the task instance."
+            else "Change the task, or raise max_candidates if it was near, then clear the task instance."
         )
         return TooManyFailures(
-            f"{candidates} candidates cannot make {self.total} rows: {self.done} were accepted so far and {self.lost.total()} "
-            f"were lost ({lost}). Nothing was published; the answers so far are kept. "
+            f"{what}: {self.done} were accepted so far and {self.lost.total()} were lost ({lost}). Nothing was published; the "
+            "answers so far are kept. "
             f"Commonest reasons: {self._commonest('candidate')}. {advice}",
             final=not self.transient,
         )
@@ -104,7 +104,8 @@ class Tally:
         advice = (
             "The next attempt asks the rows with passing failures again."
             if self.transient
-            else "All of them are permanent: change the task or raise max_failure_ratio, then clear the task instance."
+            else "All of them are permanent: look at these rows and change the source, the task or the model; or raise "
+            "max_failure_ratio, and see what the model said in distil_metadata. Then clear the task instance."
         )
         return TooManyFailures(
             f"{self.counts['failed']} failed and {self.counts['unparsed']} unparsed of {rows} rows are more than "

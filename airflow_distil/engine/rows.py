@@ -16,6 +16,7 @@ __all__ = ["Fate", "Twins", "dialogues", "fates", "is_skipped", "skipped"]
 
 # From best to worst: a row that groups samples has the worst of theirs.
 _STATUSES = ("ok", "skipped", "unparsed", "failed")
+_GIVEN_UP = frozenset(_STATUSES) - {"ok"}
 
 
 class Twins:
@@ -37,7 +38,7 @@ class Twins:
 
 def is_skipped(row: Row) -> bool:
     """Tell whether an upstream task of ours already gave up on this row."""
-    return row.get("distil_status") not in {None, "ok"}
+    return row.get("distil_status") in _GIVEN_UP
 
 
 def dialogues(speech: Speech, row: Row, ordinal: int, twins: Twins) -> list[Dialogue]:

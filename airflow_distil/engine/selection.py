@@ -12,6 +12,10 @@ from airflow_distil.tasks.generator import GeneratorTask
 
 __all__ = ["Selection", "selection"]
 
+# Nothing out of so many is no bad luck: of a task that accepts one candidate in ten, one run in 200 is stopped in vain. And it
+# is what a task that cannot work costs, however many rows it is to make.
+HOPELESS = 50
+
 
 class Selection(ABC):
     """Decides, within one pass, about the rows that were begun, and counts what it decided.
@@ -92,9 +96,11 @@ class _Accepted(Selection):
             return True
         else:
             self.tally.lose(candidate, "rejected", "not accepted by the task")
-        left = self._task.candidates - candidate - 1
-        if left < self.missing:
-            raise self.tally.too_few(self._task.candidates)
+        asked = candidate + 1
+        if self._task.candidates - asked < self.missing:
+            raise self.tally.too_few(f"{self._task.candidates} candidates cannot make {self._task.num_rows} rows")
+        if asked >= HOPELESS and not self.tally.done:
+            raise self.tally.too_few(f"None of the first {asked} candidates became a row")
         return False
 
     def _accepts(self, candidate: int, fate: Fate) -> bool:

@@ -54,5 +54,7 @@ def _row(rows: list[Row], written: Row, task: Task) -> Row:
     given = rows[written["distil_row"]] if rows else {}
     row = {**given, **{name: written[name] for name in added}}
     if written["distil_status"] != "ok":
-        row |= {"distil_status": written["distil_status"], "distil_error": written["distil_error"]}
+        row |= {name: written[name] for name in ("distil_status", "distil_error", "distil_metadata")}
+    elif task.add_raw_input or task.add_raw_output:
+        row["distil_metadata"] = written["distil_metadata"]
     return row

@@ -8,6 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -135,6 +136,8 @@ class LocalLLM(ABC):
                 f"{self!r} needs PyTorch and transformers, which are not there ({error}). "
                 "Next: pip install 'airflow-distil[transformers]' on the worker."
             ) from error
+        if self.model.startswith((".", "/", "~")) and not Path(self.model).expanduser().exists():
+            raise Fatal(f"There is no folder {self.model} on this machine. Next: put the model there, or name another one.")
         self._torch = torch
         began = time.perf_counter()
         # A bar per model in the log of each task says nothing; the line below says it.
@@ -146,9 +149,11 @@ class LocalLLM(ABC):
             raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
+            unreachable = _is_unreachable(error)
             raise Fatal(
                 f"The model {self.model!r} cannot be loaded: {type(error).__name__}: {reason} Next: name a folder, or a model "
-                "of the Hugging Face Hub that this machine can reach, with its tokenizer and its weights in safetensors format."
+                "of the Hugging Face Hub that this machine can reach, with its tokenizer and weights in safetensors format.",
+                final=not unreachable,
             ) from error
         finally:
             if bars:
@@ -203,3 +208,14 @@ class LocalLLM(ABC):
         while size < min(len(left), self.batch_size) and len(rows[left[size]]) * (size + 1) <= TOKENS * self.batch_size:
             size += 1
         return left[:size]
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Tell whether the hub could not be reached: another night it can, unlike a model that does not exist."""
+    # By name: the hub's client has changed its HTTP library before.
+    names = {"ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "LocalEntryNotFoundError"}
+    while error is not None:
+        if type(error).__name__ in names:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -315,7 +315,7 @@ def _wire(request: Request, n: int) -> tuple[str, dict[str, Any]]:
                 "with the backend 'transformers', which applies the chat template of a local model."
             )
         return "/embeddings", body | {"input": request.input}
-    raise TaskDefinitionError("An OpenAI-compatible endpoint cannot rank: use an LLM that does, such as PairRM.")
+    raise TaskDefinitionError("An OpenAI-compatible endpoint cannot rank: use airflow_distil.llms.PairRanker instead.")
 
 
 def _answers(reply: dict[str, Any], request: Request, n: int) -> list[Answer]:

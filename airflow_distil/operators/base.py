@@ -190,6 +190,7 @@ class TaskOperator(DistilOperator):
 def _check_task(task: Any) -> None:
     if not isinstance(task, Task):
         raise TaskDefinitionError(f"task must be an instance of a Task, such as task=MyTask(...), not a {type(task).__name__}.")
+    task.check()
     if task.llm is not None:
         # A mapped operator's arguments are stored in the serialized DAG, and an LLM holds its key.
         raise TaskDefinitionError(f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id.")
@@ -200,7 +201,6 @@ def _check_source(task: Task, source: Any, bounds: dict[str, Any]) -> None:
         if source is None:
             raise TaskDefinitionError(f"Task {task.name!r} reads rows: pass source=<URI, rows or an upstream task's output>.")
         return
-    task.check()
     if given := [name for name, value in {"source": source, **bounds}.items() if value is not None]:
         raise TaskDefinitionError(f"Task {task.name!r} makes its rows itself, without a source: leave out {', '.join(given)}.")
 

@@ -48,6 +48,9 @@ class Task(BaseModel, ABC):
     output_types: ClassVar[Mapping[str, Any]] = {}
     """Python types of output columns. Of the others the type is learnt from all rows; a column without a value is a string."""
 
+    has_json_form: ClassVar[bool] = True
+    """False if its answers are of a form that no JSON schema describes: `structured_output` is refused then."""
+
     name: str = Field(default="", pattern=_NAME)
     llm: SkipValidation[LLM | None] = Field(default=None, exclude=True, repr=False)
     num_generations: PositiveInt = 1
@@ -171,6 +174,14 @@ class Task(BaseModel, ABC):
                 )
         if not self.output_names:
             raise TaskDefinitionError(f"Task {self.name!r} declares no outputs.")
+        if self.structured_output is not False and not self.has_json_form:
+            raise TaskDefinitionError(
+                f"The answers that task {self.name!r} asks for have no JSON form. Leave structured_output out."
+            )
+        if not isinstance(self.structured_output, bool) and self.json_schema() is not None:
+            raise TaskDefinitionError(
+                f"Task {self.name!r} reads JSON of its own shape only: pass structured_output=True instead of a schema."
+            )
         if (schema := self._schema()) is not None:
             try:
                 _validator(schema).check_schema(schema)

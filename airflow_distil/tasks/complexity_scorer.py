@@ -53,7 +53,7 @@ class ComplexityScorer(Task):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        templates.check(self.template, ["instructions", "structured"])
+        templates.check(self.template, ["instructions", "structured"], needed=self.inputs)
         return self
 
     @property

@@ -16,7 +16,6 @@ from airflow_distil.tasks.mutation import (
     PROMPTS,
     ask_for_answers,
     ask_for_text,
-    check_free_text,
     check_mutations,
     choose,
     read_evolution,
@@ -42,6 +41,10 @@ COMPLEXITY_GENERATOR_MUTATIONS = {**_FRESH_START, **COMPLEXITY_MUTATIONS}
 """The same, without the mutation that makes another prompt of one."""
 
 
+# Evolutions that fail one after the other: what the model does to this text will not change. Each is two requests.
+PATIENCE = 3
+
+
 class EvolInstructGenerator(GeneratorTask):
     """Make instructions: ask for each with a few random words, evolve it until it is long enough (WizardLM, arXiv 2304.12244).
 
@@ -51,7 +54,7 @@ class EvolInstructGenerator(GeneratorTask):
 
     Evolution adds words and takes none away. So a text that is too long is asked for again, and if it still is, it is dropped
     like an answer that is empty, a refusal, unchanged, cut off, or that speaks of the task: the next evolution starts from the
-    text before. A candidate that is not long enough after `max_evolutions` is given up.
+    text before. A candidate that is not long enough after `max_evolutions`, or of which three in a row failed, is given up.
 
     :param num_instructions: instructions to make.
     :param generate_answers: True asks for an answer to each instruction, too.
@@ -63,6 +66,8 @@ class EvolInstructGenerator(GeneratorTask):
         needed only for a `min_length` of well above 512.
     :param max_candidates: most candidates that are asked for; by default 10 times `num_instructions`.
     """
+
+    has_json_form = False
 
     num_instructions: PositiveInt
     generate_answers: bool = False
@@ -96,10 +101,6 @@ class EvolInstructGenerator(GeneratorTask):
     def outputs(self) -> list[str]:
         return [*self.output_types, "model_name"]
 
-    def check(self) -> None:
-        check_free_text(self)
-        super().check()
-
     def accept(self, row: Row) -> bool:
         text = " ".join(row["instruction"].casefold().split())
         # A digest: a million instructions of a thousand characters need not be kept.
@@ -114,19 +115,23 @@ class EvolInstructGenerator(GeneratorTask):
         prompt = templates.render(self.mutation_templates[FRESH_START], words=words)
         text = yield from ask_for_text(prompt, partial(self._read_fitting, previous=""), self.max_parse_retries)
         mutations = [FRESH_START]
+        failed: list[str] = []
         for _ in range(self.max_evolutions):
-            if len(text) >= self.min_length:
+            if len(text) >= self.min_length or len(failed) >= PATIENCE:
                 break
             kind = choose(self._mutations, rng)
             prompt = templates.render(self.mutation_templates[kind], prompt=text)
             try:
                 text = yield from ask_for_text(prompt, partial(self._read_fitting, previous=text), self.max_parse_retries)
-            except Unparsed:
+            except Unparsed as unparsed:
+                failed.append(unparsed.reason)
                 continue
+            failed.clear()
             mutations.append(kind)
         columns: Row = {"instruction": text, "mutations": mutations}
         if len(text) < self.min_length:
-            raise Unparsed(f"the instruction is too short after {self.max_evolutions} evolutions: {_length(text)}", columns)
+            reason = f"; the last evolutions failed: {failed[-1]}" if failed else ""
+            raise Unparsed(f"the instruction has {_length(text)}, and min_length is {self.min_length:,}{reason}", columns)
         if self.generate_answers:
             [answer] = yield from ask_for_answers([text], self.max_parse_retries)
             if answer is None:

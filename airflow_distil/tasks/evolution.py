@@ -13,7 +13,7 @@ from pydantic import PositiveInt, model_validator
 from airflow_distil.conversation import Answer, Chat, Row, Unparsed
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task
-from airflow_distil.tasks.mutation import Frame, ask_for_text, check_free_text, check_mutations, choose, read_evolution
+from airflow_distil.tasks.mutation import Frame, ask_for_text, check_mutations, choose, read_evolution
 
 __all__ = ["Evolution", "History"]
 
@@ -47,6 +47,7 @@ class Evolution(Task):
     :param mutation_templates: kind of mutation → Jinja2 prompt; each evolution chooses one of them at random.
     """
 
+    has_json_form = False
     history_types: ClassVar[dict[str, Any]] = {"mutations": list[str], "mutation_errors": list[str | None]}
     evolves: ClassVar[str]
     """The column that evolves; among the `inputs`."""
@@ -70,10 +71,6 @@ class Evolution(Task):
     @property
     def outputs(self) -> list[str]:
         return [*self.output_types, "model_name"]
-
-    def check(self) -> None:
-        check_free_text(self)
-        super().check()
 
     def evolve(self, input: Row, rng: Random) -> Generator[Chat, Answer, History]:
         """Evolve the text of a row.

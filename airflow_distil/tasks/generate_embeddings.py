@@ -22,6 +22,7 @@ class GenerateEmbeddings(Task):
     no embedding: its row fails.
     """
 
+    has_json_form = False
     output_types = {"embedding": Vector}
 
     @property

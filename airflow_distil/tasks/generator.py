@@ -21,10 +21,11 @@ CANDIDATES_PER_ROW = 10
 class GeneratorTask(Task):
     """A task without a source. It is asked for candidates 0, 1, 2… until `num_rows` of them were accepted.
 
-    A subclass declares `outputs` and `num_rows` and implements `converse` (or `format_input` and `format_output`), which see
-    `candidate` (int), the candidate's number, as their only input. What differs from one candidate to the next comes from it
-    and from `rng`, which is seeded with it. Candidates that failed, could not be read or were not accepted are no rows:
-    they are outside `max_failure_ratio`, and the manifest counts them as `lost`.
+    A subclass has the properties `outputs` and `num_rows` and implements `converse` (or `format_input` and `format_output`),
+    which see `candidate` (int), the candidate's number, as their only input. What differs from one candidate to the next comes
+    from it and from `rng`, which is seeded with it. Candidates that failed, could not be read or were not accepted are no rows:
+    they are outside `max_failure_ratio`, and the manifest counts them as `lost`. If none of the first 50 becomes a row, the
+    task gives up.
 
     :param max_candidates: most candidates that are asked for; by default 10 times the rows.
     """
@@ -62,7 +63,10 @@ class GeneratorTask(Task):
     def check(self) -> None:
         super().check()
         if self.num_generations > 1 or self.group_generations:
-            raise TaskDefinitionError(f"Task {self.name!r} makes one row of each candidate. For more rows, ask for more rows.")
+            raise TaskDefinitionError(
+                f"Task {self.name!r} makes one row of each candidate: leave out num_generations and group_generations, and ask "
+                f"for more rows instead of {self.num_rows}."
+            )
         if self.input_mappings:
             raise TaskDefinitionError(f"Task {self.name!r} reads no source, so input_mappings has nothing to map.")
         if self.candidates < self.num_rows:

@@ -38,12 +38,14 @@ class Genstruct(Task):
 
     output_types = {"user": str, "assistant": str}
 
+    has_json_form = False
+
     as_chat: bool = False
     template: str = DEFAULT_TEMPLATE
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        templates.check(self.template, ["title", "content"])
+        templates.check(self.template, self.inputs, needed=self.inputs)
         return self
 
     @property
@@ -70,12 +72,10 @@ class Genstruct(Task):
         return {"user": question, "assistant": answer}
 
     def converse(self, input: Row, rng: Random) -> Conversation:  # noqa: ARG002
-        request: Chat | Complete
+        request: Chat | Complete = Complete(self._prompt(input), parameters={"stop": STOP})
         if self.as_chat:
             # No stop marker: a model that repeats it at the beginning would say nothing at all.
-            request = Chat(self.format_input(input), response_format=self.response_format)
-        else:
-            request = Complete(self._prompt(input), parameters={"stop": STOP})
+            request = Chat(self.format_input(input))
         for _ in range(self.max_parse_retries):
             answer: Answer = yield request
             try:

@@ -41,7 +41,7 @@ class InstructionBacktranslation(Task):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        templates.check(self.template, ["instruction", "generation", "structured"])
+        templates.check(self.template, ["instruction", "generation", "structured"], needed=self.inputs)
         return self
 
     @property

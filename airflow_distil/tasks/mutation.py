@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from random import Random
 
 from airflow_distil.conversation import Answer, Chat, Request, Unparsed, user
-from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks import templates
-from airflow_distil.tasks.base import Task, ask_again
+from airflow_distil.tasks.base import ask_again
 
 __all__ = [
     "PROMPTS",
@@ -22,7 +21,6 @@ __all__ = [
     "Frame",
     "ask_for_answers",
     "ask_for_text",
-    "check_free_text",
     "check_mutations",
     "choose",
     "read_evolution",
@@ -65,7 +63,7 @@ def read_evolution(text: str | None, previous: str, frame: Frame, *, beside: str
         found = _unwrapped(found[opening.end() :].strip(), previous)
     if not re.search(r"\w", found):
         raise Unparsed("there is no text in it")
-    if len(found.split()) <= REFUSAL_WORDS and _REFUSAL.match(found) and not _REFUSAL.match(previous):
+    if is_refusal(found) and not _REFUSAL.match(previous):
         raise Unparsed("it is a refusal or an apology instead of a text")
     if _plain(found) == _plain(previous):
         raise Unparsed("the text is the same as before")
@@ -123,36 +121,15 @@ def check_mutations(mutation_templates: Mapping[str, str], names: Collection[str
         raise ValueError("mutation_templates is empty; give at least one")
     for kind, template in mutation_templates.items():
         try:
-            templates.check(template, names)
+            # All needed: a template written for another library, with <PROMPT> in it, uses none of them.
+            templates.check(template, names, needed=names)
         except ValueError as error:
             raise ValueError(f"mutation_templates[{kind!r}]: {error}") from error
-        for name in names:
-            if _leaves_out(template, name, names):
-                # Also what a template written for another library looks like, with <PROMPT> in it.
-                raise ValueError(
-                    f"mutation_templates[{kind!r}] never uses {name}, so all rows would get the same prompt; "
-                    f"write {{{{ {name} }}}} where it is to stand"
-                )
 
 
-def check_free_text(task: Task) -> None:
-    """Check that no JSON is asked of a task whose answers are texts.
-
-    :raises TaskDefinitionError: if it is.
-    """
-    if task.structured_output is not False:
-        raise TaskDefinitionError(
-            f"Task {task.name!r} asks for texts, several of them in one conversation, which no JSON schema describes. "
-            "Leave structured_output out."
-        )
-
-
-def _leaves_out(template: str, name: str, names: Collection[str]) -> bool:
-    try:
-        templates.check(template, [other for other in names if other != name])
-    except ValueError:
-        return False
-    return True
+def is_refusal(text: str) -> bool:
+    """Tell whether a text is a refusal or an apology."""
+    return len(text.split()) <= REFUSAL_WORDS and _REFUSAL.match(text) is not None
 
 
 def _plain(text: str) -> str:

@@ -24,6 +24,7 @@ class PairRM(Task):
     :param instructions: put before each input, as it is: end it with a blank or a line break.
     """
 
+    has_json_form = False
     output_types = {"ranks": list[int], "ranked_candidates": list[str], "scores": list[float]}
 
     instructions: str | None = None

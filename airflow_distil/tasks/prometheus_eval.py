@@ -134,7 +134,8 @@ class PrometheusEval(Task):
                 "prompts='prometheus-eval' asks for text with [RESULT], not for structured output: leave out one of the two"
             )
         if self.template is not None:
-            templates.check(self.template, ["instruction", _SEEN[self.mode], "reference", "rubric", "structured"])
+            seen = ["instruction", _SEEN[self.mode], "reference", "rubric", "structured"]
+            templates.check(self.template, seen, needed=self.inputs)
         return self
 
     @property
@@ -164,11 +165,6 @@ class PrometheusEval(Task):
             "required": ["feedback", "result"],
             "additionalProperties": False,
         }
-
-    def check(self) -> None:
-        super().check()
-        if self.prompts != "own":
-            _reference_prompts()
 
     def format_input(self, input: Row) -> ChatType:
         role, prompt = self._prompt(input)

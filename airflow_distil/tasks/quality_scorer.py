@@ -34,7 +34,7 @@ class QualityScorer(Task):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        templates.check(self.template, ["instruction", "generations", "structured"])
+        templates.check(self.template, ["instruction", "generations", "structured"], needed=self.inputs)
         return self
 
     @property

@@ -14,6 +14,7 @@ from airflow_distil.conversation import Answer, Chat, ChatType, Conversation, Ro
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task, ask_again
 from airflow_distil.tasks.labels import json_list, json_object
+from airflow_distil.tasks.mutation import is_refusal
 
 __all__ = ["SelfInstruct"]
 
@@ -51,6 +52,7 @@ class SelfInstruct(Task):
         templates.check(
             self.template,
             ["input", "num_instructions", "criteria_for_query_generation", "application_description", "structured"],
+            needed=self.inputs,
         )
         return self
 
@@ -151,7 +153,8 @@ def read_instructions(text: str) -> list[str]:
     """Return the instructions of an answer, in order: the strings of its JSON, else its lines, without what is around them."""
     listed = _from_json(text)
     bare = map(_bare, _from_lines(text) if listed is None else listed)
-    return [instruction for instruction in bare if _has_words(instruction)]
+    found = [instruction for instruction in bare if _has_words(instruction)]
+    return [] if all(map(is_refusal, found)) else found
 
 
 def distinct(instructions: Iterable[str]) -> list[str]:

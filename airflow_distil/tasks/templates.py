@@ -30,10 +30,12 @@ def render(template: str, **values: Any) -> str:
     return _compiled(template).render(values)
 
 
-def check(template: str, names: Iterable[str]) -> None:
+def check(template: str, names: Iterable[str], needed: Iterable[str] = ()) -> None:
     """Check a template before it is used.
 
-    :raises ValueError: if it is not valid Jinja2, or uses a name that will not be there.
+    :param names: what it may use.
+    :param needed: what it must use: without that, rows that differ would get the same prompt.
+    :raises ValueError: if it is not valid Jinja2, uses a name that will not be there, or leaves one out that it needs.
     """
     names = list(names)
     try:
@@ -42,6 +44,9 @@ def check(template: str, names: Iterable[str]) -> None:
         raise ValueError(f"the template is not valid Jinja2: {error}") from error
     if unknown := sorted(used - set(names)):
         raise ValueError(f"the template uses {', '.join(unknown)}, but it only sees {', '.join(names)}")
+    if missing := [name for name in needed if name not in used]:
+        shown = ", ".join(f"{{{{ {name} }}}}" for name in missing)
+        raise ValueError(f"the template never uses {shown}, so rows that differ there would get the same prompt")
 
 
 def packaged(name: str) -> str:

@@ -66,7 +66,7 @@ class UltraFeedback(Task):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        templates.check(self.template, ["aspect", "instruction", "generations", "typed", "structured"])
+        templates.check(self.template, ["aspect", "instruction", "generations", "typed", "structured"], needed=self.inputs)
         return self
 
     @property

@@ -63,7 +63,10 @@ class Voice:
         if asked == "embeddings":
             texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
             reply["object"] = "list"
-            reply["data"] = [{"object": "embedding", "index": i, "embedding": self._vector(t)} for i, t in enumerate(texts)]
+            reply["data"] = [
+                {"object": "embedding", "index": i, "embedding": self._vector(t, body.get("dimensions") or self.dimensions)}
+                for i, t in enumerate(texts)
+            ]
         else:
             texts = [self._text(messages, body, i) for i in range(count)]
             usage["completion_tokens"] = sum(map(_words, texts))
@@ -83,9 +86,9 @@ class Voice:
             return f"Answer {request_digest(body)[:8]}{number} to: {' '.join(asked.split())[:80]}"
         return answer if isinstance(answer, str) else json.dumps(answer)
 
-    def _vector(self, text: Any) -> list[float]:
+    def _vector(self, text: Any, dimensions: int) -> list[float]:
         drawn = random.Random(str(text))
-        return [round(drawn.uniform(-1, 1), 6) for _ in range(self.dimensions)]
+        return [round(drawn.uniform(-1, 1), 6) for _ in range(dimensions)]
 
 
 def _message(text: str) -> dict[str, Any]:

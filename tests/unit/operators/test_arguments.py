@@ -251,3 +251,33 @@ def test_texts_stay_text_and_other_fields_keep_the_dags_way_of_rendering():
         operator.render_template_fields({"rows": ["a", "b"]})
     assert (operator.source, operator.model, operator.destination) == (["a", "b"], "4", "7")
     assert operator.render_template_as_native_obj is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"input_mappings": {"prompt": "instruction"}}, r"names 'prompt'; its inputs are instruction, system_prompt"),
+        ({"structured_output": True}, "no structured answer of its own"),
+    ],
+)
+def test_what_a_task_contradicts_itself_in_is_an_import_error_of_the_dag(arguments, says):
+    """A DAG was parsed, scheduled and started before it said that a mapping names no column of the task."""
+    with pytest.raises(TaskDefinitionError, match=says):
+        TextGenerationOperator(task_id="t", source=ROWS, **arguments)
+
+
+def test_json_is_refused_where_answers_have_no_json_form():
+    """`structured_output` was taken and ignored, or made every answer unreadable."""
+    for cls in (operators.GenstructOperator, operators.PairRMOperator, operators.GenerateEmbeddingsOperator):
+        with pytest.raises(TaskDefinitionError, match="have no JSON form"):
+            cls(task_id="t", source=ROWS, structured_output=True)
+    with pytest.raises(TaskDefinitionError, match="pass structured_output=True instead of a schema"):
+        operators.UltraFeedbackOperator(task_id="t", source=ROWS, structured_output={"type": "object"})
+
+
+def test_rows_without_a_source_and_a_source_without_need_are_refused():
+    """A generator ignored the source that it was given; another task failed at night for want of one."""
+    with pytest.raises(TaskDefinitionError, match="makes its rows itself, without a source: leave out source, limit"):
+        DistilOperator(task_id="t", task=tasks.EvolInstructGenerator(num_instructions=1), source=ROWS, limit=1)
+    with pytest.raises(TaskDefinitionError, match="reads rows: pass source="):
+        DistilOperator(task_id="t", task=TextGeneration())

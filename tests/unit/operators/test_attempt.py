@@ -58,10 +58,6 @@ REFUSED = {
         r"reads 'instruction'.*columns are 'question', 'id'.*input_mappings",
     ),
     "missing mapped column": ({"input_mappings": {"instruction": "text"}}, r"reads 'text'.*columns are 'instruction'"),
-    "mapping of nothing": (
-        {"input_mappings": {"prompt": "instruction"}},
-        r"names 'prompt'; its inputs are instruction, system_prompt",
-    ),
     "collision": ({"source": [{"instruction": "a", "generation": "b"}]}, r"would overwrite 'generation'.*output_mappings=\{"),
     "our columns": ({"output_mappings": {"generation": "distil_row"}}, "'distil_row', which airflow-distil writes itself"),
     "no file": ({"source": "/not/there.jsonl"}, r"no file file:///not/there\.jsonl"),
@@ -85,7 +81,6 @@ REFUSED = {
     "response_format": ({"generation_kwargs": {"response_format": {}}}, "use `structured_output`"),
     "stream": ({"generation_kwargs": {"extra_body": {"stream": True}}}, "answers are read whole"),
     "on_existing": ({"on_existing": "replace"}, "must be 'reuse', 'regenerate' or 'fail'"),
-    "no schema of its own": ({"structured_output": True}, "no structured answer of its own"),
     "connection": ({"llm_conn_id": "nowhere"}, "There is no connection 'nowhere'"),
 }
 

@@ -47,5 +47,5 @@ def test_a_local_model_that_is_not_there(llm, monkeypatch):
     pytest.importorskip("torch")
     extra = {"backend": "transformers", "model": "/no/such/folder"}
     monkeypatch.setenv("AIRFLOW_CONN_LOCAL", json.dumps({"conn_type": "distil_llm", "extra": extra}))
-    with pytest.raises(AirflowFailException, match=r"'/no/such/folder' cannot be loaded.*Next:"):
+    with pytest.raises(AirflowFailException, match=r"There is no folder /no/such/folder on this machine\. Next:"):
         attempt(GenerateEmbeddingsOperator(task_id="task", source=ROWS, llm_conn_id="local"))

@@ -63,7 +63,7 @@ def test_generator_arguments_reach_the_task(operator):
 
 def test_what_is_wrong_is_said_in_the_dag_file():
     """A template of another library, noticed when the prompts were paid."""
-    with pytest.raises(TaskDefinitionError, match="never uses prompt"):
+    with pytest.raises(TaskDefinitionError, match=r"never uses \{\{ prompt \}\}"):
         EvolInstructOperator(task_id="t", source=ROWS, num_evolutions=1, mutation_templates={"A": "Rewrite <PROMPT>"})
     with pytest.raises(TypeError, match="num_evolutions"):
         EvolInstructOperator(task_id="t", source=ROWS)

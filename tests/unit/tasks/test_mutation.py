@@ -287,7 +287,7 @@ class TestTemplates:
             ({}, "give at least one"),
             ({"A": "{{ prompt"}, r"'A'\]: the template is not valid Jinja2"),
             ({"A": "{{ prompt }} {{ words }}"}, "uses words"),
-            ({"A": "{{ prompt }}", "B": "Make harder: <PROMPT>"}, r"'B'\] never uses prompt"),
+            ({"A": "{{ prompt }}", "B": "Make harder: <PROMPT>"}, r"'B'\] never uses \{\{ prompt \}\}"),
         ],
     )
     def test_are_checked(self, given, message):

@@ -123,8 +123,10 @@ class TestPrompt:
 
     def test_template(self):
         """Ours can be replaced by one that sees the same."""
-        assert prompt(template="{{ generation }} {{ reference }} {{ structured }}", system_prompt="") == "hi None False"
-        assert prompt(template="{{ generations[1] }} {{ rubric }}", mode="relative", system_prompt="").startswith("hello [")
+        given = "{{ generation }} {{ reference }} {{ structured }}{{ '' if instruction else '' }}"
+        assert prompt(template=given, system_prompt="") == "hi None False"
+        given = "{{ generations[1] }} {{ rubric }} {{ instruction }}"
+        assert prompt(template=given, mode="relative", system_prompt="").startswith("hello [")
         with pytest.raises(ValidationError, match="uses generations"):
             PrometheusEval(template="{{ generations }}")
 
@@ -407,14 +409,14 @@ class TestReferencePrompts:
         """A ModuleNotFoundError for each row, after the first of them."""
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(TaskDefinitionError, match="pip install --no-deps prometheus-eval"):
-            PrometheusEval(prompts="prometheus-eval").check()
-        PrometheusEval().check()
+            PrometheusEval(prompts="prometheus-eval").format_input(ROW)
+        assert PrometheusEval().format_input(ROW)
 
     def test_package_without_these_prompts(self, package):
         """Another version, or another package of that name."""
         (package / "prompts.py").write_text("ABS_SYSTEM_PROMPT = 'one'")
         with pytest.raises(TaskDefinitionError, match=r"0\.1\.20 or newer"):
-            PrometheusEval(prompts="prometheus-eval").check()
+            PrometheusEval(prompts="prometheus-eval").format_input(ROW)
 
     @pytest.mark.parametrize("other", [{"template": "x"}, {"structured_output": True}])
     def test_they_stand_alone(self, other):
