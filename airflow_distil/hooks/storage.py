@@ -18,6 +18,10 @@ def store_for(uri: URI) -> Store:
 
     :raises TaskDefinitionError: if the connection cannot be used for this scheme.
     """
+    if uri.scheme == "s3":
+        from airflow_distil.hooks.aws import s3_access
+
+        return open_store(uri, **s3_access(uri.conn_id)._asdict())
     if uri.conn_id is None:
         return open_store(uri)
     if uri.scheme != "gs":

@@ -35,7 +35,7 @@ class DistilOperator(BaseOperator):
     :param task: the task, without an LLM: that comes from the connection. (templates are not rendered in it)
     :param source: the rows; a `GeneratorTask` has none. A URI, glob or list of URIs (Parquet, JSONL, JSON, CSV; plain, gz,
         zst); rows as a list of dicts; or what another operator of this package returned, or a list of that. (templated)
-    :param destination: URI of the folder to publish in: `file`, `gs`, or any with a connection as `scheme://conn_id@bucket/key`.
+    :param destination: URI of the folder to publish in: `file`, `gs`, `s3`; with a connection as `scheme://conn_id@bucket/key`.
         By default `[distil] dataset_root`, then DAG, task and run. A mapped task instance writes to `map-<index>/` below it. A
         destination belongs to one task. (templated)
     :param llm_conn_id: connection of the LLM, of type `distil_llm`, `openai` or `pydanticai`. (templated)

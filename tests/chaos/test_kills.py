@@ -7,7 +7,12 @@ import random
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.attempts import ROWS, assert_whole, attempts
+from tests.contracts.stores.conftest import s3_environment, s3_root, s3_url
+
+__all__ = ["s3_environment", "s3_root", "s3_url"]
 
 SEED = 20261123
 
@@ -21,10 +26,12 @@ def published(folder: Path) -> dict[str, str]:
     }
 
 
-def test_killed_five_times(airflow_db, tmp_path, capsys):
+@pytest.mark.parametrize("scheme", ["file", "s3"])
+def test_killed_five_times(airflow_db, tmp_path, capsys, request, scheme):
     """A crash that lost answers, or doubled rows, would show in the rows or in the bill."""
     chance = random.Random(SEED)
-    with attempts(airflow_db, tmp_path, f"file://{tmp_path}/out") as work:
+    destination = str(request.getfixturevalue("s3_root")) if scheme == "s3" else f"file://{tmp_path}/out"
+    with attempts(airflow_db, tmp_path, destination) as work:
         kills = 5
         for moment in sorted(chance.sample(range(20, ROWS - 20), kills)):
             process = work.start()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import multiprocessing
 import os
+import sys
+import traceback
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Barrier
+from urllib.parse import quote
 
 import pytest
 
 from airflow_distil.datasets.stores import FileStore, RangeFile, Store, create, open_store
 from airflow_distil.datasets.uri import URI
-from airflow_distil.exceptions import SourceError
+from airflow_distil.exceptions import SourceError, TaskDefinitionError
+from tests.contracts.stores.serving import Reply, Request, serving
 
 SPECIAL = ["a b", "é/ü 日本", "dt=2026-01-01/x", "a%2Fb", "100%", "q?x#y&z+", "a.tmp", "[1]*", "'\"", "a:b@c"]
 
@@ -270,6 +276,134 @@ class TestGCSStore(StoreContract):
         store = open_store(gs_root)
         store.put("sub/x", b"")
         assert [entry.name for entry in store.list()] == ["sub/x"]
+
+
+class TestS3Store(StoreContract):
+    @pytest.fixture
+    def root(self, s3_root) -> URI:
+        return s3_root
+
+    def test_trouble_names_the_object(self, s3_root):
+        """Obstore's own exceptions are no OSErrors, and callers would take them for bugs."""
+        store = open_store(URI.parse("s3://no-such-bucket/folder"))
+        for act in (
+            lambda: store.put("x", b""),
+            lambda: store.get("x"),
+            lambda: list(store.list()),
+            lambda: list(store.list("x")),
+        ):
+            with pytest.raises(FileNotFoundError, match="s3://no-such-bucket/folder/"):
+                act()
+
+    def test_folder_placeholders_are_no_objects(self, s3_root, s3_url):
+        """The console's empty object "folder/" was read as a file without a format; an empty file beside it is one."""
+        for name in ("", "sub/", "sub/empty/", "full/"):
+            raw_put(f"{s3_url}/{s3_root.bucket}/{quote(s3_root.key)}/{name}")
+        store = open_store(s3_root)
+        for name, content in {"sub/x": b"", "sub/empty": b"", "full": b"1", "sub/empty-x": b""}.items():
+            store.put(name, content)
+        names = ["full", "sub/empty", "sub/empty-x", "sub/x"]
+        assert [(entry.name, entry.size) for entry in store.list()] == [(name, int(name == "full")) for name in names]
+        assert [entry.name for entry in store.list("sub/")] == names[1:]
+        assert [entry.name for entry in store.list("sub")] == names[1:]
+        assert [entry.name for entry in store.list("sub/empty")] == names[1:3]
+        assert [entry.name for entry in store.list("full")] == ["full"]
+
+    def test_a_name_is_found_without_listing_its_neighbours(self, s3_environment):
+        """Obstore lists whole folders: to look for one file beside a million others took a thousand requests."""
+        asked = []
+
+        def reply(request: Request) -> Reply:
+            asked.append(f"{request.command} {request.path}")
+            if request.command == "HEAD":
+                return Reply(404)
+            keys = "".join(f"<Contents><Key>in/b{number}</Key>{LISTED}</Contents>" for number in range(PAGE))
+            more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+            return Reply(200, f"<ListBucketResult>{keys}{more}</ListBucketResult>".encode())
+
+        with serving(reply) as url:
+            store = open_store(URI.parse("s3://bucket/in"), endpoint=url)
+            assert list(store.list("a")) == []
+        assert [verb.partition("?")[0] for verb in asked[:2]] == ["HEAD /bucket/in/a", "GET /bucket"]
+        assert "start-after=in%2Fa" in asked[1]
+        assert len(asked) <= 3  # the client may have asked for the next page already
+
+    def test_lost_replies_and_conflicts(self, s3_root, s3_environment):
+        """S3's "conflict, try again" was taken for "exists", and what nobody had written for another attempt's claim."""
+        for fault in (409, 503, "lost", "drop"):
+            puts, stored = [], {}
+
+            def reply(request: Request, fault=fault, puts=puts, stored=stored) -> Reply:
+                if request.command != "PUT":
+                    return Reply(200, stored["x"]) if stored else Reply(404)
+                assert request.headers["If-None-Match"] == "*"
+                puts.append(request.body)
+                if stored:
+                    return Reply(412)
+                if len(puts) == 1 and fault != "lost":
+                    return Reply(fault if isinstance(fault, int) else 0)
+                stored["x"] = request.body
+                return Reply(0 if fault == "lost" and len(puts) == 1 else 200)
+
+            with serving(reply) as url:
+                assert create(open_store(URI.parse("s3://bucket/in"), endpoint=url), "x", b"mine")
+            assert puts == [b"mine"] * 2
+            assert stored == {"x": b"mine"}
+
+    def test_a_conflict_without_end_is_no_endless_loop(self, s3_environment):
+        """A server that always says "conflict" kept the attempt busy until it was killed."""
+        with serving(lambda request: Reply(409 if request.command == "PUT" else 404)) as url:
+            store = open_store(URI.parse("s3://bucket/in"), endpoint=url)
+            with pytest.raises(FileExistsError):
+                store.put("x", b"")
+
+    def test_replies_are_not_quoted(self, s3_environment):
+        """S3 quotes an expired session token in its reply, and the error about it took that to the log."""
+        said = b"<?xml?><Error><Code>ExpiredToken</Code><Message>It has expired.</Message><Token-0>hunter2</Token-0></Error>"
+        for status, kind in ((400, OSError), (403, PermissionError)):
+            with serving(lambda _, status=status: Reply(status, said)) as url:
+                store = open_store(URI.parse("s3://my_conn@bucket/in"), endpoint=url)
+                with pytest.raises(kind, match="s3://my_conn@bucket/in/x: ExpiredToken: It has expired") as caught:
+                    store.get("x")
+                assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+    def test_compressed_objects_are_read_as_stored(self, s3_environment):
+        """A range of what a client decompresses on the way is a range of something else."""
+        content = gzip.compress(b"a" * 1000)
+        with serving(lambda _: Reply(200, content, {"Content-Encoding": "gzip"})) as url:
+            assert open_store(URI.parse("s3://bucket"), endpoint=url).get("x") == content
+
+    def test_keys_that_are_no_paths(self, s3_root, s3_url):
+        """An error about a folder that does not name the key that makes it unreadable."""
+        raw_put(f"{s3_url}/{s3_root.bucket}/{quote(s3_root.key)}/a//b")
+        with pytest.raises(OSError, match="a//b"):
+            list(open_store(s3_root).list())
+
+    def test_another_key_is_no_version(self, s3_environment):
+        """A server without ETags let two versions of a file pass for one."""
+        keys = f"<Contents><Key>x</Key>{LISTED.partition('<ETag>')[0]}</Contents>"
+        listing = f"<ListBucketResult>{keys}</ListBucketResult>".encode()
+        with (
+            serving(lambda _: Reply(200, listing)) as url,
+            pytest.raises(OSError, match="x is listed without an ETag"),
+        ):
+            list(open_store(URI.parse("s3://bucket"), endpoint=url).list())
+
+    def test_without_the_extra(self, monkeypatch):
+        """A ModuleNotFoundError of a library that the user never heard of."""
+        monkeypatch.delitem(sys.modules, "airflow_distil.datasets.stores.s3", raising=False)
+        monkeypatch.setitem(sys.modules, "obstore", None)
+        with pytest.raises(TaskDefinitionError, match=r"pip install 'airflow-distil\[s3\]'"):
+            open_store(URI.parse("s3://bucket"))
+
+
+LISTED = "<LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>1</Size><ETag>&quot;e&quot;</ETag>"
+PAGE = 1000
+
+
+def raw_put(url: str) -> None:
+    """Put an empty object under a key that we would not choose."""
+    urllib.request.urlopen(urllib.request.Request(url, b"", method="PUT"), timeout=10).close()
 
 
 def _race(root: str, racer: int, rounds: int, barrier) -> list[int]:

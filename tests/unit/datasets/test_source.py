@@ -21,9 +21,18 @@ from airflow_distil.datasets.source import Source, open_source, rows_of
 from airflow_distil.datasets.stores import open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import NotPublished, SourceError, TaskDefinitionError
-from tests.contracts.stores.conftest import any_root, file_root, gcs_url, gs_root, memory_root
+from tests.contracts.stores.conftest import (
+    any_root,
+    file_root,
+    gcs_url,
+    gs_root,
+    memory_root,
+    s3_environment,
+    s3_root,
+    s3_url,
+)
 
-__all__ = ["any_root", "file_root", "gcs_url", "gs_root", "memory_root"]
+__all__ = ["any_root", "file_root", "gcs_url", "gs_root", "memory_root", "s3_environment", "s3_root", "s3_url"]
 
 
 def rows(source: Source) -> list[dict]:

@@ -17,6 +17,7 @@ from airflow_distil.exceptions import TaskDefinitionError
         ("gs://conn@bucket/a/", URI("gs", "conn", "bucket", "a"), "gs://conn@bucket/a"),
         ("gs://bucket/a@b/c", URI("gs", None, "bucket", "a@b/c"), "gs://bucket/a@b/c"),
         ("gs://bucket//a//b/./c", URI("gs", None, "bucket", "a/b/c"), "gs://bucket/a/b/c"),
+        ("s3://conn@bucket/a", URI("s3", "conn", "bucket", "a"), "s3://conn@bucket/a"),
         ("file:///a b/c", URI("file", None, "", "a b/c"), "file:///a b/c"),
         ("file:///a%20b", URI("file", None, "", "a%20b"), "file:///a%20b"),
         ("/a/b?x#y*.json", URI("file", None, "", "a/b?x#y*.json"), "file:///a/b?x#y*.json"),
@@ -39,7 +40,7 @@ def test_parse(text, uri, shown):
         ("  ", "empty"),
         ("data/x.jsonl", "relative path"),
         ("x.jsonl", "relative path"),
-        ("s3://bucket/x", r"unknown scheme s3://.*file://, gs://, gcs://, memory://"),
+        ("az://bucket/x", r"unknown scheme az://.*file://, gs://, gcs://, s3://, memory://"),
         ("https://host/x", "unknown scheme"),
         ("gs:///x", "no bucket"),
         ("file://data/x", "file:///data"),
@@ -56,7 +57,14 @@ def test_refused(text, message):
 
 
 @pytest.mark.parametrize(
-    "text", ["gs://user:hunter2@bucket/x", "s3://AKIA:hun/ter2@bucket/x", "gs://:hunter2@bucket", "x://a:hunter2/"]
+    "text",
+    [
+        "gs://user:hunter2@bucket/x",
+        "s3://AKIA:hun/ter2@bucket/x",
+        "s3://AKIA:hunter2@bucket/x",
+        "gs://:hunter2@bucket",
+        "x://a:hunter2/",
+    ],
 )
 def test_passwords_are_not_repeated(text):
     """A password in a URI, copied to the task log by the error about it."""
