@@ -199,6 +199,7 @@ class Manifest(_Document):
             "unparsed": self.unparsed,
             "failed": self.failed,
             "skipped": self.skipped,
+            "lost": self.lost,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cost_usd": self.cost_usd,

@@ -36,6 +36,7 @@ from airflow_distil.conversation import (
 from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks.base import Task
+from airflow_distil.tasks.generator import GeneratorTask
 
 __all__ = ["Dialogue", "Outcome", "Speech", "Turn", "answer_of", "read_body"]
 
@@ -157,6 +158,8 @@ class Dialogue:
         ended = self._ended
         if ended is None or ended.status != "unparsed" or self._own:
             return
+        if isinstance(self.speech.task, GeneratorTask):
+            return  # A candidate is no row that somebody waits for: the next number is as good, and costs no more.
         if any(fact.ask != self.speech.ask for _, fact in ended.trace):
             self._own = True
             self._open()

@@ -118,6 +118,8 @@ class WritePass:
         ordinal = 0
         schema = self.output_schema
         for batch in self.source:
+            if not self.selection.missing:
+                return
             written: list[tuple[int, int, Row, Fate]] = []
             for position, row in enumerate(rows_of(batch)):
                 if not self.selection.missing:
@@ -152,7 +154,7 @@ class WritePass:
                 raise TaskDefinitionError(
                     f"Task {self.speech.task.name!r} does not make the same prompt twice: row {dialogue.ordinal}, sample "
                     f"{dialogue.sample} now asks {turns[0].prompt}, which was not asked before. Nothing is published; the "
-                    "answers are kept. Make format_input and converse depend on the row and the given rng only."
+                    "answers are kept. Make format_input, converse and accept depend on what they are given only."
                 )
 
     def _batch(self, batch: pa.RecordBatch, written: list[tuple[int, int, Row, Fate]], schema: pa.Schema) -> pa.RecordBatch:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from airflow_distil.conversation import LLM, Answer, Chat, ChatType, Conversation, Row, Unparsed, user
 from airflow_distil.exceptions import TaskDefinitionError
+from airflow_distil.tasks.labels import without_thought
 
 __all__ = ["StructuredOutput", "Task"]
 
@@ -112,6 +113,9 @@ class Task(BaseModel, ABC):
 
         :raises Unparsed: if it cannot be read, or gives no column a value.
         """
+        if self.json_schema() is not None:
+            # What is written for a person stays as the model gave it. A verdict is another thing than the drafts of it.
+            text = without_thought(text)
         self._check_structure(text)
         try:
             columns = self.format_output(text, input)
@@ -194,7 +198,8 @@ class Task(BaseModel, ABC):
 
         :param inputs: the rows.
         :return: an iterator over one list: each row with its output columns and `model_name`. A row that is not ok has
-            None in its outputs and also carries `distil_status` and `distil_error`.
+            None in its outputs and also carries `distil_status`, `distil_error` and `distil_metadata`, which has the raw answer;
+            with `add_raw_input` or `add_raw_output`, all rows carry the last.
         :raises TaskDefinitionError: if the rows lack a column, or a result would overwrite one.
         :raises Fatal: if the model cannot be used at all.
         """

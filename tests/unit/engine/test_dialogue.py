@@ -373,7 +373,7 @@ class TestMistakes:
         assert dialogue(Known()).advance(Log()).columns == {"draft": "known", "final": "known"}
 
     def test_columns_that_are_not_outputs_are_left_out(self):
-        """A reply with an extra key overwrote an input column (reference defect, tasks.md 1.8)."""
+        """Distilabel 1.5.3: a reply with an extra key overwrote an input column."""
 
         class Extra(TwoTurns):
             def converse(self, input, rng):

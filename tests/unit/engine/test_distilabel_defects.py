@@ -1,6 +1,7 @@
 """Defects that were measured in distilabel 1.5.3's base contract of tasks, each shown not to be here.
 
-Those of single tasks are in the tests of the tasks, those of generators in `test_generator.py`.
+Those of rows, mappings and metadata are in `test_job.py`, those of generators in `test_generator.py`, those of single tasks in
+the tests of the tasks; each says "distilabel 1.5.3".
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import json
 
 import pytest
 
-from airflow_distil.conversation import Answer, Usage, user
-from airflow_distil.exceptions import BadRow, TaskDefinitionError
+from airflow_distil.conversation import user
+from airflow_distil.exceptions import BadRow
 from airflow_distil.tasks import ComplexityScorer, Task, TextGeneration
-from tests.unit.engine.lab import Lab, Model, many, questions
+from tests.unit.engine.lab import Model, many, questions
 
 
 class Prompted(Task):
@@ -46,12 +47,6 @@ def test_a_client_with_free_keyword_arguments_runs():
     task.load()
     [[row]] = task.process(questions("hello"))
     assert row["generation"] == "hello!"
-
-
-def test_one_bad_row_costs_one_row(lab):
-    """Distilabel 1.5.3: a row that format_input refused raised for its whole batch, before any call."""
-    rows = lab.run([{"instruction": "a"}, {"instruction": None}, {"instruction": "c"}], Model(), Prompted())
-    assert [row["distil_status"] for row in rows] == ["ok", "failed", "ok"]
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -101,59 +96,6 @@ def test_failed_rows_have_as_many_samples_as_others(lab, grouped):
         assert rows[1]["generation"] == [None, None]
     else:
         assert shape == [(0, 0, "ok"), (0, 1, "ok"), (1, 0, "failed"), (1, 1, "failed")]
-
-
-def test_a_hidden_column_comes_back_to_its_own_rows(lab):
-    """Distilabel 1.5.3: with a mapping and two generations, a column that the mapping hid came back on other rows."""
-    source = [{"prompt": f"p{number}", "instruction": f"i{number}"} for number in range(3)]
-    task = Prompted(num_generations=2, input_mappings={"instruction": "prompt"})
-    rows = lab.run(source, Model(honours_n=False), task)
-    assert [(row["prompt"], row["instruction"]) for row in rows] == [(f"p{n}", f"i{n}") for n in (0, 0, 1, 1, 2, 2)]
-    assert [row["generation"][:2] for row in rows] == ["P0", "P0", "P1", "P1", "P2", "P2"]
-
-
-def test_a_mapped_output_eats_no_column(lab):
-    """Distilabel 1.5.3: output_mappings of `model_name` or `generation` destroyed the upstream column of that name."""
-    lab.run(questions("a"), Model(model="writer"))
-    judge = Prompted(
-        input_mappings={"instruction": "generation"},
-        output_mappings={"generation": "verdict", "model_name": "judge_model"},
-    )
-    other = Lab(lab.scratch / "other")
-    [row] = other.run([lab.rows(lab.manifest())[0]], Model(model="judge"), judge)
-    other.close()
-    assert (row["generation"], row["model_name"], row["judge_model"]) == ("a!", "writer", "judge")
-    assert row["verdict"].endswith("of a!")
-
-
-def test_a_column_is_never_overwritten_in_silence(lab):
-    """Distilabel 1.5.3: a second task overwrote `generation` of the first without a word."""
-    with pytest.raises(TaskDefinitionError, match=r"would overwrite 'generation'.*output_mappings="):
-        lab.run([{"instruction": "a", "generation": "mine"}], Model())
-
-
-def test_metadata_of_a_chain_adds_up(lab):
-    """Distilabel 1.5.3: the metadata of an upstream task was replaced by that of the next one."""
-    [first] = lab.run(questions("a"), Model(model="writer"))
-    other = Lab(lab.scratch / "other")
-    task = Prompted(name="judge", input_mappings={"instruction": "generation"}, output_mappings={"generation": "verdict"})
-    [row] = other.run([first], Model(model="judge"), task)
-    other.close()
-    assert [(each["task"], each["input_tokens"]) for each in row["distil_metadata"]] == [("text_generation", 10), ("judge", 10)]
-
-
-def test_tokens_of_a_shared_call_add_up_to_the_call(lab):
-    """Distilabel 1.5.3: each of n generations carried the total of all, so that a sum counted it n times."""
-
-    class Shared(Model):
-        async def answer(self, request, n=1):
-            await super().answer(request, 1)
-            shares = [5 + (number < 1) for number in range(n)]
-            return [Answer(text="fine", usage=Usage(4, share)) for share in shares]
-
-    rows = lab.run(questions("a"), Shared(), TextGeneration(num_generations=3))
-    assert sum(each["output_tokens"] for row in rows for each in row["distil_metadata"]) == 16
-    assert lab.manifest().output_tokens == 16
 
 
 def test_the_raw_input_is_what_was_sent(lab):

@@ -119,6 +119,26 @@ def test_more_candidates_after_too_few_pay_only_for_those(lab):
     assert before < 21
 
 
+def test_unparsed_candidates_stay_lost(lab):
+    """Candidates that could not be read were paid again by each clear, and the rows after them moved."""
+    model = Model(lambda prompt, time: "?" if number(prompt) % 3 == 1 and not time else f"n{number(prompt)}")
+    task = {"max_parse_retries": 0}
+    first = run(lab, Names(count=3, **task), model)
+    assert [row["letter"] for row in first] == ["n0", "n2", "n3"]
+    more = run(lab, Names(count=5, **task), model, ask=ask(2))
+    assert [row["letter"] for row in more] == ["n0", "n2", "n3", "n5", "n6"]
+    assert len(set(model.asked)) == len(model.asked) == 7
+
+
+def test_a_task_that_makes_nothing_is_given_up(lab):
+    """A model that answers nonsense was paid for ten candidates of each of a million rows."""
+    model = Model(lambda prompt, time: "?")
+    with pytest.raises(TooManyFailures, match="None of the first 50 candidates became a row") as caught:
+        run(lab, Names(count=1000, max_parse_retries=0), model)
+    assert caught.value.final
+    assert len(model.asked) < 50 + 64
+
+
 def test_a_finished_generator_asks_nothing_again(lab):
     """Distilabel 1.5.3: a resumed generator started again from zero; and a clear must not pay twice."""
     model = Model(lambda prompt, time: f"n{number(prompt) // 2}")
@@ -207,7 +227,7 @@ def test_a_generator_runs_by_itself():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"num_generations": 2}, "one row of each candidate"),
+        ({"num_generations": 2}, "leave out num_generations"),
         ({"group_generations": True}, "one row of each candidate"),
         ({"input_mappings": {"candidate": "x"}}, "reads no source"),
         ({"max_candidates": 2}, "3 rows of at most max_candidates=2"),

@@ -13,7 +13,7 @@ from airflow_distil.datasets.parts import PartWriter
 from airflow_distil.exceptions import BadRow, Fatal, TaskDefinitionError
 from airflow_distil.tasks import ChatGeneration, Task, TextGeneration
 from airflow_distil.tasks.function import Function
-from tests.unit.engine.lab import Model, ask, many, questions
+from tests.unit.engine.lab import Model, TwoTurns, ask, many, questions
 
 
 def test_reuse_after_an_aborted_regenerate_keeps_the_answers(lab):
@@ -211,3 +211,17 @@ def test_twins_without_inputs_still_have_answers_of_their_own(lab):
     rows = lab.run([{"a": 1}, {"a": 1}], model, Plain())
     assert len(set(model.asked)) == 1
     assert len({row["text"] for row in rows}) == 2
+
+
+class Whole(TwoTurns):
+    """Forgets that what it is sent is an Answer."""
+
+    def converse(self, input, rng):
+        draft = yield Chat([user(input["instruction"])])
+        return {"draft": draft, "final": "x"}
+
+
+def test_a_whole_answer_in_a_column_is_an_error(lab):
+    """A column held the repr of an Answer, latency and all, and every row was ok."""
+    with pytest.raises(TaskDefinitionError, match=r"returned a whole Answer as draft.*answer\.text"):
+        lab.run(questions("a"), Model(), Whole())

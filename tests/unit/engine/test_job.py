@@ -86,7 +86,7 @@ def test_all_source_columns_come_out_as_they_went_in(lab, tmp_path):
 @pytest.mark.parametrize("honours_n", [True, False])
 class TestSamples:
     def test_ungrouped_each_sample_is_a_row(self, lab, honours_n):
-        """r0 r0 r1 r1, not r0 r1 r0 r1: restored columns went to the wrong rows (reference defect, tasks.md 1.6)."""
+        """Distilabel 1.5.3: samples came out as r0 r1 r0 r1, and restored columns went to the wrong rows."""
         model = Model(honours_n=honours_n)
         rows = lab.run(many(3), model, TextGeneration(num_generations=2))
         assert [(row["instruction"], row["distil_row"], row["distil_sample"]) for row in rows] == [
@@ -116,7 +116,7 @@ class TestSamples:
         assert len(model.asked) == 4
 
     def test_usage_of_one_call_adds_up(self, lab, honours_n):
-        """Broadcast to every sample, the tokens of a call are counted n times (reference defect, tasks.md 1.7)."""
+        """Distilabel 1.5.3: each sample carried the tokens of the whole call, and a sum counted them n times."""
         manifest = lab.job(many(2), Model(honours_n=honours_n), TextGeneration(num_generations=3)).run()
         assert (manifest.input_tokens, manifest.output_tokens) == (60, 12)
 
@@ -162,7 +162,7 @@ class TestMappings:
         assert "instruction" not in rows[0]
 
     def test_column_hidden_by_a_mapping_keeps_its_rows(self, lab):
-        """With two samples, the hidden column was restored in the wrong order (reference defect, tasks.md 1.6)."""
+        """Distilabel 1.5.3: with two samples, the hidden column was restored in the wrong order."""
         rows = [{"prompt": f"p{n}", "instruction": f"i{n}"} for n in range(3)]
         model = Model()
         task = TextGeneration(num_generations=2, input_mappings={"instruction": "prompt"})
@@ -172,14 +172,14 @@ class TestMappings:
         assert set(model.asked) == {"p0", "p1", "p2"}
 
     def test_output_goes_to_the_mapped_column(self, lab):
-        """And the upstream column of the task's own name stays (reference defect, tasks.md 1.6)."""
+        """Distilabel 1.5.3: a mapped output destroyed the upstream column of the task's own name."""
         rows = [{"instruction": "a", "generation": "theirs", "model_name": "upstream"}]
         task = TextGeneration(output_mappings={"generation": "reply", "model_name": "judge"})
         [row] = lab.run(rows, Model(), task)
         assert (row["generation"], row["reply"], row["model_name"], row["judge"]) == ("theirs", "a!", "upstream", "parrot")
 
     def test_collision_is_refused_with_the_mapping_to_paste(self, lab):
-        """A second task overwrote the first one's column without a word (reference defect, tasks.md 1.6)."""
+        """Distilabel 1.5.3: a second task overwrote the first one's column without a word."""
         model = Model()
         with pytest.raises(TaskDefinitionError, match="overwrite 'generation'") as caught:
             lab.job([{"instruction": "a", "generation": "theirs"}], model)
@@ -217,7 +217,7 @@ class TestMappings:
 
 class TestChain:
     def test_ours_are_replaced_and_the_metadata_grows(self, lab, tmp_path):
-        """The metadata of the first task was lost by the second (reference defect, tasks.md 1.7)."""
+        """Distilabel 1.5.3: the metadata of the first task was lost by the second."""
         lab.run(many(3), Model(model="first"))
         first = lab.summary()
         second = type(lab)(tmp_path / "second")
@@ -275,7 +275,7 @@ class TestFates:
         assert (manifest.ok, manifest.failed, manifest.reasons) == (19, 1, {"context length": 1})
 
     def test_row_of_the_wrong_type_fails_alone_and_is_not_asked(self, lab):
-        """`format_input` raised for the whole batch (reference defect, tasks.md 1.4)."""
+        """Distilabel 1.5.3: `format_input` raised for the whole batch."""
         model = Model()
         rows = lab.run([{"instruction": "a", "x": {}}, {"instruction": None, "x": {}}, {"instruction": "c", "x": {}}], model)
         assert [row["distil_status"] for row in rows] == ["ok", "failed", "ok"]
@@ -312,7 +312,7 @@ class TestFates:
         assert (row["distil_status"], row["generation"], row["rest"]) == ("unparsed", "a!", None)
 
     def test_answer_that_cannot_be_read_is_asked_for_again_with_the_reason(self, lab):
-        """There is no retry on a parse failure anywhere in the reference (tasks.md 1.4)."""
+        """Distilabel 1.5.3: nothing asks again for an answer that could not be read."""
 
         class Number(TextGeneration):
             def format_output(self, output, input):

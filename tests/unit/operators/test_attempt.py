@@ -184,6 +184,7 @@ def test_the_summary_says_where_and_what_and_is_small(llm):
         "unparsed",
         "failed",
         "skipped",
+        "lost",
         "input_tokens",
         "output_tokens",
         "cost_usd",

@@ -28,7 +28,7 @@ def test_nulls_of_a_column_of_structs_are_left_out():
 
 @pytest.mark.parametrize("messages", [None, "hi", [], [1], [{"content": "x"}], [USER, {"role": "assistant", "content": "x"}]])
 def test_what_is_no_question_fails_its_row(messages):
-    """An empty list was an IndexError, and a chat that ends with the assistant is answered by nobody."""
+    """Distilabel 1.5.3: an empty list was an IndexError; and a chat that ends with the assistant is answered by nobody."""
     with pytest.raises((TypeError, ValueError), match="messages"):
         ChatGeneration().format_input({"messages": messages})
 

@@ -183,6 +183,12 @@ class TestProcess:
         assert out[0] == {"text": "7", "score": 7, "model_name": "parrot"}
         assert (out[1]["score"], out[1]["distil_status"]) == (None, "unparsed")
         assert "invalid literal" in out[1]["distil_error"]
+        assert out[1]["distil_metadata"][0]["raw_output"] == "x"
+
+    def test_raw_texts_are_there_if_wanted(self):
+        """In a notebook `add_raw_output` did nothing."""
+        [row] = next(TextGeneration(llm=Model(), add_raw_output=True).process([{"instruction": "x"}]))
+        assert row["distil_metadata"][0]["raw_output"] == "x!"
 
     def test_mapped_columns(self):
         """As in a DAG."""
@@ -395,7 +401,7 @@ class TestStructure:
         ],
     )
     def test_answer_is_checked_on_return(self, structured, answer, reason):
-        """Endpoints that ignore `response_format` are many; the reference checks nothing (tasks.md 1.8)."""
+        """Endpoints that ignore `response_format` are many; distilabel 1.5.3: nothing is checked."""
         _, error = conversation(Judge(structured_output=structured, max_parse_retries=0), answer)
         assert isinstance(error, Unparsed)
         assert re.search(reason, error.reason), error.reason
