@@ -198,8 +198,8 @@ class Task(BaseModel, ABC):
 
         :param inputs: the rows.
         :return: an iterator over one list: each row with its output columns and `model_name`. A row that is not ok has
-            None in its outputs and also carries `distil_status`, `distil_error` and `distil_metadata`, which has the raw answer;
-            with `add_raw_input` or `add_raw_output`, all rows carry the last.
+            None in its outputs and also carries `distil_status`, `distil_error` and `distil_metadata`, which has the raw
+            answer; with `add_raw_input` or `add_raw_output`, all rows carry the last.
         :raises TaskDefinitionError: if the rows lack a column, or a result would overwrite one.
         :raises Fatal: if the model cannot be used at all.
         """

@@ -9,7 +9,17 @@ from pydantic import model_validator
 from airflow_distil.conversation import ChatType, Row, Unparsed, user
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task
-from airflow_distil.tasks.labels import by_item, items, json_list, json_object, labelled_numbers, number, one, without_echo
+from airflow_distil.tasks.labels import (
+    by_item,
+    items,
+    json_list,
+    json_object,
+    labelled_numbers,
+    number,
+    one,
+    said,
+    without_echo,
+)
 
 __all__ = ["SCORES_SCHEMA", "ComplexityScorer", "read_scores"]
 
@@ -80,10 +90,9 @@ def read_scores(output: str | None, scored: list[str]) -> list[float | None]:
 
     :raises Unparsed: if any is missing; the others are kept.
     """
-    text, count = output or "", len(scored)
+    text, count = without_echo(said(output), scored, mark="[{}]"), len(scored)
     scores = _json_scores(text, count)
     if scores is None:
-        text = without_echo(text, scored, mark="[{}]")
         scores = labelled_numbers(text, label="Score", count=count, low=1, high=count + 1)
     if None in scores:
         missing = [str(position) for position, score in enumerate(scores, start=1) if score is None]
@@ -96,7 +105,8 @@ def read_scores(output: str | None, scored: list[str]) -> list[float | None]:
 def _json_scores(text: str, count: int) -> list[float | None] | None:
     found = json_object(text, "scores")
     entries = found["scores"] if found else json_list(text)
-    if not isinstance(entries, list):
+    # `[1]` alone may be a label whose line was cut off.
+    if not isinstance(entries, list) or (not found and len(entries) == 1):
         return None
     if entries and not any(isinstance(entry, dict) for entry in entries):
         # Without labels a list says which score is whose by its length alone.

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from airflow_distil.conversation import Answer, Chat, ChatType, Complete, Conversation, Row, Unparsed, user
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task, ask_again
+from airflow_distil.tasks.labels import without_thought
 
 __all__ = ["Genstruct"]
 
@@ -60,7 +61,7 @@ class Genstruct(Task):
         return [user(self._prompt(input))]
 
     def format_output(self, output: str | None, input: Row) -> Row:  # noqa: ARG002
-        head, *tail = _ASSISTANT.split(output or "", maxsplit=1)
+        head, *tail = _ASSISTANT.split(without_thought(output), maxsplit=1)
         if not tail:
             raise Unparsed("there is no [[[Assistant]]] between a question and its answer")
         # A model that repeats the prompt's markers has put its question behind the last of them.

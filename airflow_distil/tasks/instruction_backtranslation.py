@@ -10,7 +10,7 @@ from pydantic import model_validator
 from airflow_distil.conversation import ChatType, Row, Unparsed, user
 from airflow_distil.tasks import labels, templates
 from airflow_distil.tasks.base import Task
-from airflow_distil.tasks.labels import around_last, json_object, whole, without_mark
+from airflow_distil.tasks.labels import around_last, json_object, said, whole, without_mark, without_quote
 
 __all__ = ["InstructionBacktranslation"]
 
@@ -66,8 +66,8 @@ class InstructionBacktranslation(Task):
         values = {name: labels.text(input, name) for name in self.inputs}
         return [user(templates.render(self.template, **values, structured=self.structured_output is True))]
 
-    def format_output(self, output: str | None, input: Row) -> Row:  # noqa: ARG002
-        text = output or ""
+    def format_output(self, output: str | None, input: Row) -> Row:
+        text = without_quote(said(output), labels.text(input, "generation"), _VERDICT)
         if (found := json_object(text, "score")) is not None:
             score, reason = whole(found["score"], low=1, high=5), found.get("reason")
             reason = reason if isinstance(reason, str) else None

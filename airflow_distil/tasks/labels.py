@@ -26,17 +26,20 @@ __all__ = [
     "labelled_numbers",
     "number",
     "one",
+    "said",
     "sections",
     "text",
     "whole",
     "without_echo",
     "without_mark",
+    "without_quote",
+    "without_thought",
 ]
 
 _T = TypeVar("_T", bound=Hashable)
 
 # What chatty models put before a line: quotes, bullets, headings, bold, code marks, table bars.
-LEAD = r"[ \t>*_#`+•|-]*"
+LEAD = r"[ \t>*_#＃`+•|-]*"
 
 _NUMERALS = {
     "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
@@ -64,8 +67,8 @@ _THING = r"(?:instruction|question|prompt|item|response|answer|generation|output
 _GAP = r"[ \t*_:：.,|`–—-]*+"
 # How an item is named: [1], 1. [1], [Item 1]; or 1., 1), Item 1.
 _ITEM = (
-    rf"(?:(?:\d++[.)][ \t]*+)?[\[(【<][ \t]*(?:{_THING}[ \t]*)?#?(\d++)[ \t]*[\])】>]{_GAP}(?:\n{LEAD})?"
-    rf"|(?:{_THING}[ \t]*)?#?(\d++)[.):]?{_GAP})"
+    rf"(?:(?:\d++[.)][ \t]*+)?[\[【][ \t]*(?:{_THING}[ \t]*)?#?(\d++)[ \t]*[\]】]{_GAP}(?:\n{LEAD})?"
+    rf"|(?:\d++[.)][ \t]*+(?=[(<]))?[(<]?(?:{_THING}[ \t]*)?#?(\d++)[.):>]{{0,2}}{_GAP})"
 )
 _KIND = r"(?:(?:complexity|difficulty|quality|final|overall)[ \t]+)?"
 
@@ -78,8 +81,19 @@ _HEADINGS = tuple(
     )
 )
 
+# A heading that names a text in some other way: what follows is about that one, whoever that is.
+_OTHER_HEADING = re.compile(
+    rf"^[ \t]*#{{1,6}}[^\n:：]*(?:\d|\b(?:{_NUMERAL})\b).*$"
+    rf"|^{LEAD}+(?:\d++[.)][ \t]*+)?{LEAD}+(?:(?:output|feedback|evaluation|review|regarding|for|of|on|the)[ \t]+)*"
+    rf"(?:{_THING}[ \t]*[#<\[(]?\d++|[<\[(](?:{_THING}[ \t]*)?\d++|\d++[.)])[\])>]?[ \t*_#`|.:：–—-]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
 # A rule, or a heading of the model's own, ends a value: what follows is a remark about all of them.
 _END = re.compile(r"^[ \t]*(?:(?:-[ \t]*){3,}|#{2,6}[ \t].*)$", re.MULTILINE)
+
+
+_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t].*$", re.MULTILINE)
 
 
 def items(input: Row, column: str) -> list[str]:
@@ -108,6 +122,20 @@ def text(input: Row, column: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"`{column}` must be text, not {type(value).__name__}")
     return value
+
+
+def said(answer: str | None) -> str:
+    """Return an answer without what a reasoning model thought before it, each line ended by a newline."""
+    return without_thought(answer).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def without_thought(answer: str | None) -> str:
+    """Return an answer without what a reasoning model thought before it: a draft holds other values.
+
+    The server may have kept the first mark to itself, and an answer that was cut off may have nothing but thoughts.
+    """
+    _, mark, rest = (answer or "").rpartition("</think>")
+    return "" if not mark and rest.lstrip().startswith("<think>") else rest
 
 
 def number(text: str, *, low: float, high: float, out_of: float) -> float | None:
@@ -152,6 +180,8 @@ def labelled_numbers(text: str, *, label: str, count: int, low: float, high: flo
     said: dict[int, set[float]] = defaultdict(set)
     for match in _labelled(label).finditer(text):
         value = number(match["value"], low=low, high=high, out_of=count)
+        if match[2] and _ITEM_AFTER.search(match["value"]):
+            continue  # the number in front is a place in a list
         said[_index(match[1] or match[2])].update(() if value is None else (value,))
     if 0 in said:
         # Counted from zero, so every label means another item than it says.
@@ -159,11 +189,16 @@ def labelled_numbers(text: str, *, label: str, count: int, low: float, high: flo
     return [one(said[index]) for index in range(1, count + 1)]
 
 
+# `1. Score: 3 - Item 2`, `2. Score: 4 for [1]`
+_ITEM_AFTER = re.compile(rf"(?:\b(?:for|of)|[-–—:(])[ \t]*(?:{_THING}[ \t]*#?\d++|[\[(]\d++[\])])[^\w\n]*$", re.IGNORECASE)
+
+
 @lru_cache
 def _labelled(label: str) -> re.Pattern[str]:
     return re.compile(
         rf"^{LEAD}{_ITEM}{_KIND}{label}\b"
-        r"[ \t*_`\"']*(?:[:：=]|[-–—](?=[ \t])|is\b)?(?P<value>.*)",
+        # Without a separator, a bracket is a label: `Score [1]: 3`.
+        r"[ \t*_`\"']*+(?:[:：=]|[-–—](?=[ \t])|is\b|(?![\[(【<]))(?P<value>.*)",
         re.IGNORECASE | re.MULTILINE,
     )
 
@@ -171,34 +206,43 @@ def _labelled(label: str) -> re.Pattern[str]:
 def without_echo(text: str, items: Sequence[str], *, mark: str) -> str:
     """Return an answer without the items that it repeats as they were shown: their mark, then their text.
 
-    An item may itself hold lines that look like an answer.
+    An item may itself hold lines that look like an answer. Bold marks, quotes and `>` may have been added to it.
 
     :param mark: how item i is marked, with `{}` for i.
     """
     for index, item in enumerate(items, start=1):
-        shown = item.strip()
-        if shown and shown in text:
-            label = mark.format(index)
-            text = re.sub(rf"{re.escape(label)}\s*{re.escape(shown)}(?!\S)", label, text)
+        lines = [re.escape(line.strip()) for line in item.splitlines() if line.strip()]
+        label = mark.format(index)
+        if lines and label in text:
+            shown = r"[ \t]*\n[\s>]*".join(lines)
+            text = re.sub(rf"{re.escape(label)}[*_`:：]*[\s>]*[\"“]?{shown}[\"”]?(?!\S)", label.replace("\\", r"\\"), text)
     return text
+
+
+def without_quote(answer: str, quoted: str, verdict: re.Pattern[str]) -> str:
+    """Return an answer without a text that it quotes whole, if there are verdicts in it, or JSON, that are not the model's."""
+    quoted = quoted.strip()
+    return answer.replace(quoted, "…") if _OPENING.search(quoted) or verdict.search(quoted) else answer
 
 
 def json_object(text: str, key: str) -> dict[str, Any] | None:
     """Return the one JSON object in a text that has this key: alone, in a code fence, or after a preamble."""
     found: list[dict[str, Any]] = []
-    position = text.find("{")
-    while position >= 0:
+    end = tries = 0
+    while (opening := _OPENING.search(text, end)) and tries < TRIES:
         try:
-            value, end = _DECODER.raw_decode(text, position)
+            value, end = _DECODER.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
-            end = position + 1
+            end, tries = opening.start() + 1, tries + 1
         else:
             if key in value:
                 found.append(value)
-        position = text.find("{", end)
     return found[0] if found and all(value == found[0] for value in found) else None
 
 
+# Each failure counts the lines before it and may descend a thousand levels: a text of nothing but braces took minutes.
+TRIES = 100
+_OPENING = re.compile(r'\{\s*+"')
 _DECODER = json.JSONDecoder()
 
 
@@ -228,9 +272,11 @@ def sections(text: str, count: int) -> dict[int, list[str]]:
             ends = [match.start() for match in matches[1:]] + [len(text)]
             found: dict[int, list[str]] = defaultdict(list)
             for match, end in zip(matches, ends, strict=True):
-                found[_index(match[1])].append(text[match.end() : end])
+                other = _OTHER_HEADING.search(text, match.end(), end)
+                found[_index(match[1])].append(text[match.end() : other.start() if other else end])
             return {} if 0 in found else {index: blocks for index, blocks in found.items() if index <= count}
-    return {1: [text]} if count == 1 else {}
+    # Under another heading it may speak of more texts than there are.
+    return {1: [text]} if count == 1 and not _OTHER_HEADING.search(text) else {}
 
 
 def fields(block: str, labels: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -246,6 +292,18 @@ def fields(block: str, labels: Mapping[str, str]) -> list[tuple[str, str]]:
             re.IGNORECASE | re.MULTILINE,
         )
     )
+    # A heading of the model's own behind the first value ends the block.
+    starts = {match.start() for match in matches}
+    last = (
+        min(
+            (line.start() for line in _HEADING.finditer(block, matches[0].end()) if line.start() not in starts),
+            default=len(block),
+        )
+        if matches
+        else 0
+    )
+    matches = [match for match in matches if match.start() < last]
+    block = block[:last]
     ends = [match.start() for match in matches[1:]] + [len(block)]
     return [
         (str(match.lastgroup), _END.split(block[match.end() : end], maxsplit=1)[0].strip().removesuffix("```").rstrip())

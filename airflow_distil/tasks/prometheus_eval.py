@@ -15,7 +15,7 @@ from airflow_distil.conversation import Answer, Chat, ChatType, Conversation, Ro
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks import labels, templates
 from airflow_distil.tasks.base import Task, ask_again
-from airflow_distil.tasks.labels import LEAD, around_last, items, json_object, whole, without_mark
+from airflow_distil.tasks.labels import LEAD, around_last, items, json_object, said, whole, without_mark, without_quote
 
 __all__ = ["RUBRICS", "PrometheusEval"]
 
@@ -172,8 +172,12 @@ class PrometheusEval(Task):
             return [system(role), user(prompt)]
         return [user(f"{role}\n{prompt}" if role else prompt)]
 
-    def format_output(self, output: str | None, input: Row) -> Row:  # noqa: ARG002
-        text = output or ""
+    def format_output(self, output: str | None, input: Row) -> Row:
+        text = said(output)
+        shown = items(input, "generations") if self.mode == "relative" else [labels.text(input, "generation")]
+        for generation in shown:
+            for mark in _MARKS:
+                text = without_quote(text, generation, mark)
         if (found := json_object(text, "result")) is not None:
             feedback, rest = str(found.get("feedback") or ""), str(found["result"])
         else:

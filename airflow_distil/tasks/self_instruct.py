@@ -13,7 +13,7 @@ from pydantic import PositiveInt, model_validator
 from airflow_distil.conversation import Answer, Chat, ChatType, Conversation, Row, Unparsed, user
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task, ask_again
-from airflow_distil.tasks.labels import json_list, json_object
+from airflow_distil.tasks.labels import json_list, json_object, said
 from airflow_distil.tasks.mutation import is_refusal
 
 __all__ = ["SelfInstruct"]
@@ -85,7 +85,7 @@ class SelfInstruct(Task):
         return [user(prompt)]
 
     def format_output(self, output: str | None, input: Row) -> Row:  # noqa: ARG002
-        return self._complete(distinct(read_instructions(output or "")))
+        return self._complete(distinct(read_instructions(said(output))))
 
     def converse(self, input: Row, rng: Random) -> Conversation:  # noqa: ARG002
         request = Chat(self.format_input(input), response_format=self._counted(self.num_instructions))
@@ -203,7 +203,7 @@ def _from_lines(text: str) -> list[str]:
     marked = [line for line in lines if _MARK.match(line) or _MARK.match(line.lstrip("*_"))]
     if marked and 2 * len(marked) >= len(lines):
         return marked  # where a list has marks, what has none is around the list
-    lines = [line for line in lines if not line.startswith("#") and not line.endswith((":", "："))]
+    lines = [line for line in lines if not line.startswith("#") and not line.rstrip("*_").endswith((":", "："))]
     if len(lines) > 1 and _OPENING.match(lines[0]) and not lines[0].endswith("?"):
         del lines[0]
     if len(lines) > 1 and _CLOSING.match(lines[-1]):

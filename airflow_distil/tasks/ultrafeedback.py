@@ -11,7 +11,18 @@ from pydantic import model_validator
 from airflow_distil.conversation import ChatType, Row, Unparsed, system, user
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task
-from airflow_distil.tasks.labels import by_item, fields, is_absent, items, json_object, sections, text, whole, without_echo
+from airflow_distil.tasks.labels import (
+    by_item,
+    fields,
+    is_absent,
+    items,
+    json_object,
+    said,
+    sections,
+    text,
+    whole,
+    without_echo,
+)
 
 __all__ = ["Aspect", "UltraFeedback"]
 
@@ -119,7 +130,7 @@ class UltraFeedback(Task):
 
     def format_output(self, output: str | None, input: Row) -> Row:
         generations = items(input, "generations")
-        readings = self._readings(output or "", generations)
+        readings = self._readings(without_echo(said(output), generations, mark="<text {}>"), len(generations))
         names = [name for name in self.outputs if name != "model_name"]
         columns: Row = {name: [reading.get(name) for reading in readings] for name in names}
         missing = {
@@ -140,16 +151,15 @@ class UltraFeedback(Task):
     def _may_be_absent(self) -> bool:
         return self.aspect == "honesty"
 
-    def _readings(self, text: str, generations: list[str]) -> list[Row]:
+    def _readings(self, text: str, count: int) -> list[Row]:
         """Return what could be read for each text, by column; what could not is left out, what does not apply is None."""
-        count = len(generations)
         if (found := json_object(text, "ratings")) is not None:
             entries = by_item(found["ratings"], count)
-            said = {index: [dict(self._entry(entry)) for entry in same] for index, same in entries.items()}
+            told = {index: [dict(self._entry(entry)) for entry in same] for index, same in entries.items()}
         else:
-            blocks = sections(without_echo(text, generations, mark="<text {}>"), count)
-            said = {index: [reading for block in same for reading in self._block(block)] for index, same in blocks.items()}
-        return [_agreed(said.get(index, [])) for index in range(1, count + 1)]
+            blocks = sections(text, count)
+            told = {index: [reading for block in same for reading in self._block(block)] for index, same in blocks.items()}
+        return [_agreed(told.get(index, [])) for index in range(1, count + 1)]
 
     def _entry(self, entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Read one text's JSON object."""

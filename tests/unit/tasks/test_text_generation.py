@@ -72,7 +72,7 @@ class TestSystemPrompt:
 
 class TestTemplate:
     def test_sees_the_columns_as_values(self):
-        """Filters, loops and fields of a column (the reference refused `{{ doc | trim }}`)."""
+        """Distilabel 1.5.3: `{{ doc | trim }}` and fields of a column were refused."""
         template = "{{ doc.title | trim }}: {% for tag in tags %}{{ tag }} {% endfor %}"
         row = {"doc": {"title": " T "}, "tags": ["a", "b"]}
         assert prompt(row, template=template, columns=["doc", "tags"])[0]["content"] == "T: a b "
