@@ -11,7 +11,7 @@ __all__ = ["Numbers"]
 
 
 class Numbers:
-    """Adds up numeric columns, and the items of lists of numbers, batch by batch."""
+    """Adds up numeric columns, and the items of lists of numbers that are not vectors, batch by batch."""
 
     def __init__(self) -> None:
         self.summary: dict[str, dict[str, float]] = {}
@@ -24,6 +24,9 @@ class Numbers:
         for name in batch.schema.names if names is None else names:
             column = batch.column(name)
             if pa.types.is_list(column.type):  # scores and ratings; a vector of fixed size is no such thing
+                if column.type.value_type == pa.float32():
+                    # Nor is one of vectors of differing sizes. Scores are float64: only vectors are stored at half of that.
+                    continue
                 column = column.flatten()
             if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
                 continue

@@ -29,6 +29,9 @@ TEST_TIMEOUT = 30.0
 # Arguments of OpenAI's client that Airflow's `openai` connections carry and that have a counterpart here.
 _ORGANIZATION_HEADERS = {"organization": "OpenAI-Organization", "project": "OpenAI-Project"}
 
+# Fields of a connection that mean something only where requests are sent.
+_OF_ENDPOINTS = ("api_version", "timeout", "requests_per_minute", "tokens_per_minute", "headers")
+
 
 def _json_object(value: Any) -> Any:
     """Forms keep everything as text: read a JSON object from it."""
@@ -152,8 +155,14 @@ class LLMHook(BaseHook):
 
         if generation_kwargs:
             raise TaskDefinitionError(
-                f"Connection {self.llm_conn_id!r} has the backend 'transformers', which computes without parameters; leave out "
-                f"generation_kwargs ({', '.join(generation_kwargs)})."
+                f"Connection {self.llm_conn_id!r} has the backend 'transformers', which computes without parameters, and was "
+                f"given {', '.join(generation_kwargs)}. Next: leave that out, or, where default_args bring it, pass "
+                "generation_kwargs={} to this operator."
+            )
+        if ignored := [name for name in _OF_ENDPOINTS if name in settings.model_fields_set and getattr(settings, name)]:
+            raise TaskDefinitionError(
+                f"Connection {self.llm_conn_id!r} has the backend 'transformers', which sends nothing to an endpoint: "
+                f"{', '.join(ignored)} would have no effect. Next: remove it from the connection's extra fields."
             )
         return TransformersLLM(
             model,

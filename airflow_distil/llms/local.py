@@ -8,6 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -90,7 +91,10 @@ class LocalLLM(ABC):
         return [await self._gathering.ask(request)]
 
     async def aclose(self) -> None:
-        """End what is under way, at the end of a forward pass. The model stays loaded, for another event loop too."""
+        """End what is under way: a forward pass, or loading, is not waited for, and what comes of it is dropped.
+
+        What is loaded stays so, for another event loop too.
+        """
         await self._gathering.aclose()
 
     @abstractmethod
@@ -114,15 +118,27 @@ class LocalLLM(ABC):
 
     async def _serve(self, requests: Sequence[Request]) -> list[Answer | LLMError]:
         halted = threading.Event()
+        computed: Future[list[Answer | LLMError]] = Future()
+
+        def compute() -> None:
+            try:
+                computed.set_result(self._computed(requests, halted))
+            except BaseException as error:  # noqa: BLE001 - raised where the answers are waited for
+                computed.set_exception(error)
+
+        # Not of the loop's own threads: those are waited for at the end, and a model that loads would hold up a stop.
+        computed.set_running_or_notify_cancel()
+        threading.Thread(target=compute, name="airflow-distil-model", daemon=True).start()
         try:
-            return await asyncio.to_thread(self._computed, requests, halted)
-        except asyncio.CancelledError:
-            # The loop waits for its threads when it ends.
+            return await asyncio.wrap_future(computed)
+        finally:
+            # Of no matter to a thread that is done; one that nobody waits for any more ends at its next look.
             halted.set()
-            raise
 
     def _computed(self, requests: Sequence[Any], halted: threading.Event) -> list[Answer | LLMError]:
         with self._pass:
+            if halted.is_set():
+                raise Transient("The model was stopped before it began.")
             if not self._loaded:
                 self._load()
             return self.compute(requests, halted)
@@ -215,7 +231,7 @@ def _is_unreachable(error: BaseException | None) -> bool:
     # By name: the hub's client has changed its HTTP library before.
     names = {"ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "LocalEntryNotFoundError"}
     while error is not None:
-        if type(error).__name__ in names:
+        if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in names:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -61,7 +62,8 @@ class OpenAILLM:
         knows goes into `extra_body={…}`.
     :param timeout: seconds for one call, from sending it to the last byte of its answer.
     :param max_concurrency: most requests in flight; None leaves it to the engine.
-    :param requests_per_minute: as the provider allows; None is no limit.
+    :param requests_per_minute: as the provider allows; None is no limit. The engine paces texts, not the calls that they
+        share: for embeddings leave it out, or texts go one by one, and each takes a call's place in the minute.
     :param tokens_per_minute: as the provider allows; None is no limit.
     :param input_price: US dollars per million input tokens; None is unknown.
     :param output_price: US dollars per million output tokens; None is unknown.
@@ -170,8 +172,8 @@ class OpenAILLM:
         shares = [None] * len(requests) if total is None else divided(total, [len(str(r.input)) for r in requests])
         return [
             Answer(vector=vector, model=model, usage=Usage(share, None if share is None else 0), latency=latency)
-            if all(map(math.isfinite, vector))
-            else BadRow(f"{self._place}: the vector of this text holds numbers that are not finite.")
+            if all(map(math.isfinite, array("f", vector)))  # as float32, which is what datasets hold
+            else BadRow(f"{self._place}: the vector of this text holds numbers that are not finite, or not within float32.")
             for vector, share in zip(vectors, shares, strict=True)
         ]
 
@@ -330,7 +332,7 @@ def _vectors(reply: dict[str, Any], count: int) -> list[list[float]] | None:
         if count == 1 and len(data) == 1:
             return [[float(number) for number in data[0]["embedding"]]]
         found = {each["index"]: [float(number) for number in each["embedding"]] for each in data}
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return [found[index] for index in range(count)] if found.keys() == set(range(count)) == set(range(len(data))) else None
 

@@ -69,11 +69,17 @@ class TransformersLLM(LocalLLM):
         if self._net.config.is_encoder_decoder:
             raise Fatal(f"The model {self.model!r} is an encoder with a decoder; use one with either.")
         self._net.to(device).eval()
-        limits = (
-            self._tokenizer.model_max_length,
-            getattr(self._net.config.get_text_config(), "max_position_embeddings", None),
-        )
+        limits = (self._tokenizer.model_max_length, self._positions())
         self._longest = min(limit for limit in limits if limit and limit > 0)
+
+    def _positions(self) -> int | None:
+        """Return the most tokens that have a position; None if any number has."""
+        positions: int | None = getattr(self._net.config.get_text_config(), "max_position_embeddings", None)
+        for name, part in self._net.named_modules():
+            if positions and name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
+                # RoBERTa and its kin count positions from the one after that of padding: of 514, 512 are of use.
+                return positions - int(part.padding_idx) - 1
+        return positions
 
     def compute(self, requests: Sequence[Embed], halted: threading.Event) -> list[Answer | LLMError]:
         """Return the vectors of texts and chats."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import pytest
 
-from airflow_distil.conversation import Chat, user
-from airflow_distil.exceptions import BadRow
+from airflow_distil.conversation import Chat, Embed, user
+from airflow_distil.exceptions import BadRow, LLMError
 from airflow_distil.llms import OpenAILLM
 from airflow_distil.testing import FakeLLM, Fault
 from tests.contracts.llms.suite import KEY, EndpointContract
@@ -78,3 +79,22 @@ def test_no_part_of_a_key_is_in_an_error(where):
     with FakeLLM(faults=[Fault(status=400, body={"error": {"message": said}})]) as server, pytest.raises(BadRow) as caught:
         asyncio.run(ask())
     assert "verysecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [1e39, -1e39, math.inf, math.nan, 10**400], ids=lambda number: str(number)[:5])
+def test_numbers_beyond_float32(number):
+    """1e39 became an infinity in the float32 column of a row that was called good, and a longer integer ended the run."""
+
+    async def ask(value):
+        body = {"data": [{"index": 0, "embedding": [value, 2]}], "model": "m"}
+        with FakeLLM(faults=[Fault(status=200, body=body)]) as server:
+            llm = OpenAILLM("m", base_url=server.base_url, api_key="key")
+            try:
+                return await llm.answer(Embed("x"))
+            finally:
+                await llm.aclose()
+
+    with pytest.raises(LLMError, match=r"float32|one vector"):
+        asyncio.run(ask(number))
+    (answer,) = asyncio.run(ask(3.4e38))
+    assert answer.vector == [3.4e38, 2.0]

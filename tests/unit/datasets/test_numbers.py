@@ -69,3 +69,11 @@ def test_lists_of_numbers_count_item_by_item():
     numbers = Numbers()
     numbers.add(pa.record_batch({"scores": pa.array([[1.0, None], None, [4.0, 4.0]])}))
     assert numbers.summary == {"scores": {"min": 1.0, "max": 4.0, "mean": 3.0, "count": 3}}
+
+
+def test_vectors_of_differing_sizes_are_no_figures():
+    """Where a model gives vectors of differing sizes, the mean of all their numbers stood beside that of the scores."""
+    numbers = Numbers()
+    vectors = pa.array([[1.0], [2.0, 3.0]], pa.list_(pa.float32()))
+    numbers.add(batch(embedding=vectors, scores=[[1.0], [3.0]], weight=pa.array([1, 2], pa.float32())))
+    assert {name: found["mean"] for name, found in numbers.summary.items()} == {"scores": 2.0, "weight": 1.5}

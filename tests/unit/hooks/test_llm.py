@@ -200,12 +200,34 @@ def test_a_local_model(connect):
 
 def test_what_a_local_model_does_not_take(connect):
     """`dimensions` had no effect; and without a model, the hub was asked for one without a name."""
-    with pytest.raises(TaskDefinitionError, match=r"'c'.*dimensions"):
+    with pytest.raises(TaskDefinitionError, match=r"'c'.*dimensions.*pass generation_kwargs=\{\} to this operator"):
         connect(extra={"model": "m", "backend": "transformers"}).get_conn(generation_kwargs={"dimensions": 3})
     with pytest.raises(TaskDefinitionError, match="No model"):
         connect(extra={"backend": "transformers"}).get_conn()
     with pytest.raises(TaskDefinitionError, match="No model"):
         connect(extra={"backend": "transformers"})._llm(None, model_needed=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("requests_per_minute", 60),
+        ("tokens_per_minute", 1000),
+        ("timeout", 120),
+        ("headers", '{"X-Team": "data"}'),
+        ("api_version", "2026-01-01"),
+    ],
+)
+def test_fields_of_endpoints_are_refused_for_a_local_model(connect, field, value):
+    """A limit of a connection was dropped without a word, while `device` was refused for an endpoint."""
+    with pytest.raises(TaskDefinitionError, match=rf"'c'.*transformers.*: {field} would have no effect\. Next:"):
+        connect(extra={"model": "m", "backend": "transformers", field: value}).get_conn()
+
+
+def test_empty_fields_of_the_form_suit_a_local_model(connect):
+    """The form sends all of its fields, and each empty one was taken for set."""
+    empty = {"requests_per_minute": "", "tokens_per_minute": None, "timeout": "", "headers": "{}", "api_version": " "}
+    assert connect(extra={"model": "m", "backend": "transformers", **empty}).get_conn().model == "m"
 
 
 def test_a_device_for_an_endpoint_is_refused(connect):

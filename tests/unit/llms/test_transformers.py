@@ -7,6 +7,8 @@ import builtins
 import json
 import logging
 import math
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -140,6 +142,24 @@ def test_a_bad_one_costs_one_row(minilm, input, reason):
         raise bad
 
 
+@pytest.mark.parametrize("kind", ["Roberta", "MPNet", "Bert"])
+def test_positions_that_padding_takes(tmp_path, kind):
+    """RoBERTa has 514 positions for 512 tokens: a text of 513 ended the run with an IndexError."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_models.minilm())
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(tmp_path)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=20, pad_token_id=1,
+    )  # fmt: skip
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    most = 20 if kind == "Bert" else 18
+    llm = TransformersLLM(str(tmp_path), device="cpu")
+    assert len(llm.get_last_hidden_state(["a " * (most - 2), "a"])) == 2
+    with pytest.raises(BadRow, match=f"{most + 1} tokens, and the model takes {most}"):
+        llm.get_last_hidden_state(["a " * (most - 1)])
+
+
 def test_an_empty_text_for_a_tokenizer_without_special_tokens(chat_model):
     """A row without any token has no last one: index -1 took that of the padding."""
     with pytest.raises(BadRow, match="empty"):
@@ -212,16 +232,94 @@ def test_a_stop_does_not_wait_for_all_passes(minilm, monkeypatch):
         await minilm.aclose()
         go_on.set()
 
-    asyncio.run(run())  # which waits for the thread
+    asyncio.run(run())
+    wait_for_models()
     assert passes == [1]
 
 
-def test_halted_is_said(minilm):
+def wait_for_models() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "airflow-distil-model":
+            thread.join(10)
+
+
+def test_a_stop_does_not_wait_for_a_model_that_loads(monkeypatch):
+    """A stop while weights were read was over only when they were: Airflow had killed the task, and answers were lost."""
+    llm = TransformersLLM(tiny_models.minilm())
+    began, go_on, passes = threading.Event(), threading.Event(), []
+    load, loads = llm.load, []
+
+    def slow(*given):
+        loads.append(given)
+        began.set()
+        assert go_on.wait(10)
+        load(*given)
+
+    monkeypatch.setattr(llm, "load", slow)
+    monkeypatch.setattr(llm, "_vectors", lambda ids, mask: passes.append(len(ids)) or [[1.0]] * len(ids))
+
+    async def run() -> None:
+        calls = [asyncio.create_task(llm.answer(Embed(text))) for text in TEXTS]
+        await asyncio.to_thread(began.wait, 10)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await llm.aclose()
+
+    asyncio.run(run())  # hangs for 10 s, and fails, if it waits for the thread
+    assert not go_on.is_set()
+    assert not llm._loaded
+    go_on.set()
+    wait_for_models()
+    (answer,) = asyncio.run(llm.answer(Embed("a")))
+    assert answer.vector == [1.0]
+    assert passes == [1], "what was stopped was computed all the same"
+    assert len(loads) == 1
+
+
+def test_the_process_ends_while_a_model_loads():
+    """The interpreter waits for threads of executors when it ends, and it waited for the weights."""
+    code = """
+import asyncio, threading
+from airflow_distil.conversation import Embed
+from airflow_distil.llms import TransformersLLM
+
+class Slow(TransformersLLM):
+    def _load(self):
+        began.set()
+        threading.Event().wait()
+
+async def run():
+    call = asyncio.create_task(Slow("m").answer(Embed("a")))
+    while not began.is_set():
+        await asyncio.sleep(0.001)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+began = threading.Event()
+asyncio.run(run())
+print("ended")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout == "ended\n"
+
+
+def test_what_was_stopped_before_its_turn_loads_nothing(monkeypatch):
+    """A call that had waited for another's pass loaded a model that nobody wanted any more."""
+    llm, halted = TransformersLLM("m"), threading.Event()
+    monkeypatch.setattr(llm, "load", lambda *_: pytest.fail("loaded"))
+    halted.set()
+    with pytest.raises(Transient, match="stopped before it began"):
+        llm._computed([Embed("a")], halted)
+
+
+def test_halted_is_said(minilm, monkeypatch):
     """What was broken off must be asked again, not be taken for an answer."""
     halted = threading.Event()
-    halted.set()
-    with pytest.raises(Transient, match="stopped"):
-        minilm._computed([Embed("a")], halted)
+    monkeypatch.setattr(minilm, "batch_size", 1)
+    monkeypatch.setattr(minilm, "_vectors", lambda ids, mask: halted.set() or [[1.0]] * len(ids))
+    with pytest.raises(Transient, match="stopped between two"):
+        minilm._computed([Embed("a"), Embed("b")], halted)
 
 
 def test_it_is_loaded_once_and_late(monkeypatch):
@@ -272,6 +370,33 @@ def test_no_such_model(tmp_path):
     """The library's own error has five lines about tokens and pull requests."""
     assert "'nobody/nothing'" in fails("nobody/nothing")
     assert "Next:" in fails(str(tmp_path))
+
+
+class ConnectTimeout(Exception):
+    """As the hub's client would raise it."""
+
+
+@pytest.mark.parametrize("cause", [ConnectionRefusedError("refused"), ConnectTimeout("timed out"), None], ids=repr)
+def test_a_hub_that_cannot_be_reached(monkeypatch, cause):
+    """A network that was down for a minute failed the task for good; or a misspelt model was tried again and again."""
+    llm = TransformersLLM("org/model")
+
+    def load(*_):
+        try:
+            if cause:
+                raise cause
+        except Exception as error:
+            raise RuntimeError("wrapped") from error
+        raise OSError("org/model is not a valid model identifier")
+
+    monkeypatch.setattr(llm, "load", load)
+
+    async def run() -> list[object]:
+        return await asyncio.gather(*(llm.answer(Embed(text)) for text in "ab"), return_exceptions=True)
+
+    errors = asyncio.run(run())
+    assert [(type(error), error.final) for error in errors] == [(Fatal, cause is None)] * 2
+    assert "'org/model' cannot be loaded" in str(errors[0])
 
 
 def test_no_such_device():
