@@ -93,24 +93,26 @@ def read_scores(output: str | None, scored: list[str]) -> list[float | None]:
     text, count = without_echo(said(output), scored, mark="[{}]"), len(scored)
     scores = _json_scores(text, count)
     if scores is None:
-        scores = labelled_numbers(text, label="Score", count=count, low=1, high=count + 1)
+        scores = _labelled_scores(text, count)
     if None in scores:
         missing = [str(position) for position, score in enumerate(scores, start=1) if score is None]
         raise Unparsed(
-            f"no single score from 1 to {count + 1} for item {', '.join(missing)} of {count}", partial={"scores": scores}
+            f"no single score from 1 to {count + 1}, beside the number of its item, for item {', '.join(missing)} of {count}",
+            partial={"scores": scores},
         )
     return scores
 
 
+def _labelled_scores(text: str, count: int) -> list[float | None]:
+    return labelled_numbers(text, label="Score", count=count, low=1, high=count + 1)
+
+
 def _json_scores(text: str, count: int) -> list[float | None] | None:
-    found = json_object(text, "scores")
+    found = json_object(text, "scores", labelled=lambda rest: any(_labelled_scores(rest, count)))
     entries = found["scores"] if found else json_list(text)
     # `[1]` alone may be a label whose line was cut off.
     if not isinstance(entries, list) or (not found and len(entries) == 1):
         return None
-    if entries and not any(isinstance(entry, dict) for entry in entries):
-        # Without labels a list says which score is whose by its length alone.
-        return [_score(entry, count) for entry in entries] if len(entries) == count else [None] * count
     found_by = by_item(entries, count)
     return [one(_score(entry.get("score"), count) for entry in found_by.get(position, [])) for position in range(1, count + 1)]
 

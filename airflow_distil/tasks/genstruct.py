@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import model_validator
 
 from airflow_distil.conversation import Answer, Chat, ChatType, Complete, Conversation, Row, Unparsed, user
-from airflow_distil.tasks import templates
+from airflow_distil.tasks import labels, templates
 from airflow_distil.tasks.base import Task, ask_again
 from airflow_distil.tasks.labels import without_thought
 
@@ -98,4 +98,5 @@ class Genstruct(Task):
             raise Unparsed(reason, unparsed.partial) from None
 
     def _prompt(self, input: Row) -> str:
-        return templates.render(self.template, title=input["title"], content=input["content"])
+        # Some texts have no title; without content there is nothing to ask about.
+        return templates.render(self.template, title=labels.text(input, "title"), content=labels.filled(input, "content"))

@@ -18,11 +18,16 @@ DEFAULT_TEMPLATE = templates.packaged("instruction_backtranslation.jinja2")
 
 # A verdict is the word, a separator and something like a number; whether that is on the scale is asked afterwards. `Score:
 # <rating>`, repeated from the prompt, is none, and neither is "the score: because …".
-_VERDICT = re.compile(
+_VERDICT = (
     r"""(?:(?<!\S)[*_`]{1,3})?(?:\b(?:my|the|final|overall)[ \t]+){0,3}\bscore\b[ \t*_`"']*[:：=](?=[\s*_`"'(\[<]*[+-]?"""
-    r"""(?:\d|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b))""",
-    re.IGNORECASE,
+    r"""(?:\d|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b))"""
 )
+# One that begins its line or sentence is the model's own; others may be mentioned: "a score: 4 would be unfair".
+_OWN = re.compile(
+    rf"(?:^{labels.LEAD}+|(?<=[.!?;…][ \t])|(?<=[.!?;…][*_\"'”)][ \t])|(?<=[.!?;…][*_][*_][ \t])|(?<=[。！？])){_VERDICT}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANY = re.compile(_VERDICT, re.IGNORECASE)
 
 
 class InstructionBacktranslation(Task):
@@ -67,11 +72,11 @@ class InstructionBacktranslation(Task):
         return [user(templates.render(self.template, **values, structured=self.structured_output is True))]
 
     def format_output(self, output: str | None, input: Row) -> Row:
-        text = without_quote(said(output), labels.text(input, "generation"), _VERDICT)
-        if (found := json_object(text, "score")) is not None:
+        text = without_quote(said(output), labels.text(input, "generation"), _ANY)
+        if (found := json_object(text, "score", labelled=lambda rest: _OWN.search(rest) is not None)) is not None:
             score, reason = whole(found["score"], low=1, high=5), found.get("reason")
             reason = reason if isinstance(reason, str) else None
-        elif (parts := around_last(_VERDICT, text)) is not None:
+        elif (parts := around_last(_OWN, text) or around_last(_ANY, text)) is not None:
             score = whole(parts[1], low=1, high=5)
             reason = without_mark(parts[0]) or parts[1].partition("\n")[2].strip()
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ __all__ = [
     "around_last",
     "by_item",
     "fields",
+    "filled",
     "is_absent",
     "items",
     "json_list",
@@ -124,6 +125,17 @@ def text(input: Row, column: str) -> str:
     return value
 
 
+def filled(input: Row, column: str) -> str:
+    """Return the text of a column, which is what the answer will be about.
+
+    :raises TypeError: if it holds anything else.
+    :raises ValueError: if it is blank: there is no answer to pay for.
+    """
+    if not (value := text(input, column)).strip():
+        raise ValueError(f"`{column}` is empty: there is nothing to write about")
+    return value
+
+
 def said(answer: str | None) -> str:
     """Return an answer without what a reasoning model thought before it, each line ended by a newline."""
     return without_thought(answer).replace("\r\n", "\n").replace("\r", "\n")
@@ -225,10 +237,16 @@ def without_quote(answer: str, quoted: str, verdict: re.Pattern[str]) -> str:
     return answer.replace(quoted, "…") if _OPENING.search(quoted) or verdict.search(quoted) else answer
 
 
-def json_object(text: str, key: str) -> dict[str, Any] | None:
-    """Return the one JSON object in a text that has this key: alone, in a code fence, or after a preamble."""
+def json_object(text: str, key: str, *, labelled: Callable[[str], bool]) -> dict[str, Any] | None:
+    """Return the one JSON object with this key that is the answer: alone, in a code fence, or among prose.
+
+    Prose that gives the answer by label only quotes the object, from what it is about; a fenced one, only if that follows.
+
+    :param labelled: tells whether the rest of the text gives an answer by label.
+    """
     found: list[dict[str, Any]] = []
-    end = tries = 0
+    rest: list[str] = []
+    end = tries = kept = 0
     while (opening := _OPENING.search(text, end)) and tries < TRIES:
         try:
             value, end = _DECODER.raw_decode(text, opening.start())
@@ -237,20 +255,26 @@ def json_object(text: str, key: str) -> dict[str, Any] | None:
         else:
             if key in value:
                 found.append(value)
-    return found[0] if found and all(value == found[0] for value in found) else None
+                rest.append(text[kept : opening.start()])
+                kept = end
+    if not found or any(value != found[0] for value in found):
+        return None
+    after = text[kept:]
+    fenced = rest[-1].rstrip().rpartition("\n")[2].strip().startswith("```") and after.lstrip().startswith("```")
+    return None if labelled(after if fenced else "\n".join([*rest, after])) else found[0]
 
 
 # Each failure counts the lines before it and may descend a thousand levels: a text of nothing but braces took minutes.
 TRIES = 100
 _OPENING = re.compile(r'\{\s*+"')
 _DECODER = json.JSONDecoder()
+_FENCE = re.compile(r"\A```\w*")
 
 
 def json_list(text: str) -> list[Any] | None:
     """Return the JSON list that a text is, with nothing but a code fence around it; `[1] Score: 2` is none."""
-    inner = re.fullmatch(r"\s*(?:```\w*\s)?(.*?)(?:```)?\s*", text, re.DOTALL)
     try:
-        value = json.loads(inner[1]) if inner else None
+        value = json.loads(_FENCE.sub("", text.strip(), count=1).removesuffix("```"))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, list) else None

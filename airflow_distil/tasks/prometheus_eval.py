@@ -178,22 +178,15 @@ class PrometheusEval(Task):
         for generation in shown:
             for mark in _MARKS:
                 text = without_quote(text, generation, mark)
-        if (found := json_object(text, "result")) is not None:
+        if (found := json_object(text, "result", labelled=self._says_verdict)) is not None:
             feedback, rest = str(found.get("feedback") or ""), str(found["result"])
         else:
             parts = around_last(_MARKS[0], text) or around_last(_MARKS[1], text)
             feedback, rest = parts or (text, "")
             feedback = without_mark(feedback) or rest.partition("\n")[2].strip()
         feedback_or_none = _FEEDBACK.sub("", feedback, count=1).strip() or None
-        if self.mode == "absolute":
-            grade = whole(rest, low=1, high=5)
-            result: int | str | None = grade
-            wanted = "a whole number from 1 to 5"
-        else:
-            choice = _CHOICE.match(rest)
-            result = choice[1].upper() if choice else None
-            wanted = "A or B alone"
-        if result is None:
+        if (result := self._verdict(rest)) is None:
+            wanted = "a whole number from 1 to 5" if self.mode == "absolute" else "A or B alone"
             raise Unparsed(f"there is no verdict: [RESULT] followed by {wanted}", partial={"feedback": feedback_or_none})
         return {"feedback": feedback_or_none, "result": result}
 
@@ -217,6 +210,16 @@ class PrometheusEval(Task):
                     reasons[index] = unparsed
                     requests[index] = ask_again(requests[index], answer, unparsed.reason)
         return _both(verdicts, reasons)
+
+    def _verdict(self, text: str) -> int | str | None:
+        """Read what follows a mark."""
+        if self.mode == "absolute":
+            return whole(text, low=1, high=5)
+        choice = _CHOICE.match(text)
+        return choice[1].upper() if choice else None
+
+    def _says_verdict(self, text: str) -> bool:
+        return any((parts := around_last(mark, text)) and self._verdict(parts[1]) is not None for mark in _MARKS)
 
     def _prompt(self, input: Row) -> tuple[str, str]:
         """Return what the judge is told first, and the user's message."""

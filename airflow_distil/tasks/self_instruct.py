@@ -13,7 +13,7 @@ from pydantic import PositiveInt, model_validator
 from airflow_distil.conversation import Answer, Chat, ChatType, Conversation, Row, Unparsed, user
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task, ask_again
-from airflow_distil.tasks.labels import json_list, json_object, said
+from airflow_distil.tasks.labels import filled, json_list, json_object, said
 from airflow_distil.tasks.mutation import is_refusal
 
 __all__ = ["SelfInstruct"]
@@ -76,7 +76,7 @@ class SelfInstruct(Task):
     def format_input(self, input: Row) -> ChatType:
         prompt = templates.render(
             self.template,
-            input=input["input"],
+            input=filled(input, "input"),
             num_instructions=self.num_instructions,
             criteria_for_query_generation=self.criteria_for_query_generation,
             application_description=self.application_description,
@@ -184,16 +184,23 @@ _MARK = re.compile(
 )
 _BOLD = re.compile(r"(\*\*|__|\*)(?=\S)((?:(?!\1).)+)\1", re.DOTALL)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "「": "」"}
-# How models begin and end when they were told to write nothing else.
+# How models begin and end when they were told to write nothing else. "Great Britain did x: why?" is no greeting, and what goes
+# on after "Here is a poem" asks for something; other announcements end in a colon, and such lines go anyway.
 _OPENING = re.compile(
-    r"(?:sure|certainly|of course|absolutely|okay|ok|great|got it|here(?:'s|’s| is| are)|below (?:is|are)|"
-    r"(?:the |these )?(?:following|queries|instructions|questions))\b",
+    r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|got it|understood)\W{0,2}(?:[!,.:](?=\s)|$)"
+    r"|(?:here|below) (?:is|are) [^;:,.?!]*\b(?:queries|instructions|questions|prompts)\b[^;:,.?!]*[.!]?$",
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
-    r"(?:let me know|i hope|hope (?:this|these)|feel free|these (?:queries|instructions|questions)|would you like|note:)",
+    r"(?:note:|(?:let me know (?:if|whether|which|should)|i hope (?:this|these|that|they|it)|hope (?:this|these)|feel free|"
+    r"these (?:queries|instructions|questions) (?:cover|should|can|will|all|vary|range|aim)|"
+    r"would you like (?:me|more|any|another|further))\b)",
     re.IGNORECASE,
 )
+
+
+# An object in the midst of a sentence.
+_QUOTED = re.compile(r'[^\s:：.!`{][ \t]*\{\s*"instructions"')
 
 
 def _from_lines(text: str) -> list[str]:
@@ -209,6 +216,12 @@ def _from_lines(text: str) -> list[str]:
     if len(lines) > 1 and _CLOSING.match(lines[-1]):
         del lines[-1]
     return lines
+
+
+def _is_list(text: str, rest: str) -> bool:
+    """Tell whether the prose around a JSON object is itself the list of instructions, and the object part of one of them."""
+    lines = [line for line in _from_lines(rest) if not _CLOSING.match(_bare(line))]
+    return any(map(_MARK.match, lines)) or (len(lines) > 1 and _QUOTED.search(text) is not None)
 
 
 def _bare(line: str) -> str:
@@ -227,6 +240,6 @@ def _bare(line: str) -> str:
 
 def _from_json(text: str) -> list[str] | None:
     """Return the strings of a JSON answer; None if it is none."""
-    found = json_object(text, "instructions")
+    found = json_object(text, "instructions", labelled=lambda rest: _is_list(text, rest))
     listed = found["instructions"] if found else json_list(text)
     return listed if isinstance(listed, list) and listed and all(isinstance(each, str) for each in listed) else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from jinja2 import Undefined
 from pydantic import model_validator
 
 from airflow_distil.conversation import ChatType, Row, system, user
@@ -13,6 +14,18 @@ from airflow_distil.tasks.base import Task
 __all__ = ["TextGeneration"]
 
 DEFAULT_TEMPLATE = "{{ instruction }}"
+
+
+class _Null(Undefined):
+    """A column that is null: `{% if %}` and `default()` see nothing there; written out or looped over, it is an error.
+
+    As None it would be sent as the word "None".
+    """
+
+    def _refuse(self) -> NoReturn:
+        raise TypeError(f"`{self._undefined_name}` is null in this row, and the template writes it out")
+
+    __str__ = __iter__ = __len__ = _refuse
 
 
 class TextGeneration(Task):
@@ -63,7 +76,7 @@ class TextGeneration(Task):
         return [self.columns] if isinstance(self.columns, str) else self.columns
 
     def _content(self, input: Row) -> Any:
-        values = {name: input[name] for name in self._columns}
+        values = {name: _Null(name=name) if (value := input[name]) is None else value for name in self._columns}
         if self.template != DEFAULT_TEMPLATE:
             return templates.render(self.template, **values)
         instruction = values["instruction"]
@@ -75,4 +88,5 @@ class TextGeneration(Task):
             and all(isinstance(part, dict) and "type" in part for part in instruction)
         ):
             return [{name: value for name, value in part.items() if value is not None} for part in instruction]
-        raise TypeError(f"`instruction` must be text or a list of content parts, not {type(instruction).__name__}")
+        kind = "null" if isinstance(instruction, _Null) else type(instruction).__name__
+        raise TypeError(f"`instruction` must be text or a list of content parts, not {kind}")

@@ -153,7 +153,7 @@ class UltraFeedback(Task):
 
     def _readings(self, text: str, count: int) -> list[Row]:
         """Return what could be read for each text, by column; what could not is left out, what does not apply is None."""
-        if (found := json_object(text, "ratings")) is not None:
+        if (found := json_object(text, "ratings", labelled=_labelled)) is not None:
             entries = by_item(found["ratings"], count)
             told = {index: [dict(self._entry(entry)) for entry in same] for index, same in entries.items()}
         else:
@@ -187,6 +187,10 @@ class UltraFeedback(Task):
                         yield {column: kinds}
                 case _ if value:
                     yield {column: value}
+
+
+def _labelled(text: str) -> bool:
+    return any(name == "rating" and whole(value, low=1, high=5) is not None for name, value in fields(text, _LABELS))
 
 
 _COLUMNS = {

@@ -64,7 +64,10 @@ def test_fractions():
 
 def test_missing_scores_are_named_and_the_others_kept():
     """In distilabel 1.5.3: fewer lines gave a shorter list, and nobody was told."""
-    assert partial("[3] Score: 3") == ([None, None, 3], "no single score from 1 to 4 for item 1, 2 of 3")
+    assert partial("[3] Score: 3") == (
+        [None, None, 3],
+        "no single score from 1 to 4, beside the number of its item, for item 1, 2 of 3",
+    )
     assert partial(None)[0] == [None, None, None]
 
 
@@ -72,9 +75,9 @@ def test_missing_scores_are_named_and_the_others_kept():
     "text",
     [
         '{"scores": [{"item": 3, "score": 3}, {"item": 1, "score": 1}, {"item": 2, "score": 2}]}',
-        'Sure:\n```json\n{"scores": [1, 2, 3]}\n```',
-        "[1, 2, 3]",
-        '{"scores": [1.0, "2", "3/3"]}',
+        'Sure:\n```json\n{"scores": [{"item": 1, "score": 1}, {"item": 2, "score": 2}, {"item": 3, "score": 3}]}\n```',
+        '[{"item": 1, "score": 1}, {"item": 2, "score": 2}, {"item": 3, "score": 3}]',
+        '{"scores": [{"item": 1, "score": 1.0}, {"item": "2", "score": "2"}, {"item": 3, "score": "3/3"}]}',
     ],
 )
 def test_json_is_read_as_json(text):
@@ -87,7 +90,9 @@ def test_json_is_read_as_json(text):
     [
         ('{"scores": [1, 2]}', [None] * 3),
         ('{"scores": [1, 2, 3, 4]}', [None] * 3),
-        ('{"scores": [1, 9, true]}', [1, None, None]),
+        ('{"scores": [1, 2, 3]}', [None] * 3),
+        ("[1, 2, 3]", [None] * 3),
+        ('{"scores": [{"item": 1, "score": 1}, {"item": 2, "score": 9}, {"item": 3, "score": true}]}', [1, None, None]),
         ('{"scores": [{"item": 2, "score": 2}, {"item": 2, "score": 3}, {"item": 9, "score": 1}]}', [None] * 3),
         ('{"scores": [{"item": 2, "score": 2}, {"item": 3}]}', [None, 2, None]),
         ('{"scores": {}}', [None] * 3),
@@ -96,14 +101,26 @@ def test_json_is_read_as_json(text):
     ],
 )
 def test_json_is_checked_as_text_is(text, expected):
-    """In distilabel 1.5.3: neither the length of a JSON list nor its values were checked."""
+    """In distilabel 1.5.3: neither the length of a JSON list nor its values were checked, and it was read by position."""
     assert partial(text)[0] == expected
 
 
 def test_keys_of_an_answer_do_not_reach_the_row():
     """In distilabel 1.5.3: other keys of a JSON answer overwrote input columns."""
-    text = '{"scores": [1, 2, 3], "instructions": ["x"]}'
-    assert ComplexityScorer().format_output(text, ROW) == {"scores": [1, 2, 3]}
+    text = '{"scores": [{"item": 1, "score": 1}], "instructions": ["x"]}'
+    assert ComplexityScorer().format_output(text, {"instructions": ["a"]}) == {"scores": [1]}
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        'Item 1 wants {"scores": [1, 2]}.',
+        'Item 1 wants\n```json\n{"scores": [{"item": 1, "score": 1}, {"item": 2, "score": 2}]}\n```',
+    ],
+)
+def test_quoted_json_is_no_answer(quoted):
+    """What an item asks for was taken for the scores of all of them, and the row was ok."""
+    assert read(f"{quoted}\n[1] Score: 2\n[2] Score: 1", {"instructions": ["a", "b"]}) == [2, 1]
 
 
 def test_instructions_that_look_like_scores():

@@ -46,6 +46,19 @@ class TestRequest:
         """For servers that have no raw completions."""
         assert next(Genstruct(as_chat=True).converse(ROW, Random(0))) == Chat([{"role": "user", "content": PROMPT}])
 
+    @pytest.mark.parametrize(
+        "change", [{"title": None}, {"title": ["t"]}, {"content": None}, {"content": []}, {"content": " "}]
+    )
+    def test_what_is_no_text_fails_its_row(self, change):
+        """A question about the word None was paid for."""
+        (column,) = change
+        with pytest.raises((TypeError, ValueError), match=f"`{column}` "):
+            next(Genstruct().converse(ROW | change, Random(0)))
+
+    def test_a_title_may_be_empty(self):
+        """Not every text has one."""
+        assert Genstruct().format_input(ROW | {"title": ""})
+
     def test_row_text_is_no_template(self):
         """Braces in a passage would be rendered."""
         request = next(Genstruct().converse({"title": "t", "content": "{{ 7 * 7 }}"}, Random(0)))

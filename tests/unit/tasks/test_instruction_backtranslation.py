@@ -119,6 +119,37 @@ def test_json():
     assert unread('{"reason": ["good"], "score": true}') == {"reason": None}
 
 
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ('The answer prints {"score": 2}.\n\nScore: 5', 5),
+        ('The answer prints\n```json\n{"score": 2}\n```\nScore: 5', 5),
+        ('Score: 5\nIt prints {"score": 2}.', 5),
+        ('Score: 1 would be unfair.\n```json\n{"reason": "Good.", "score": 5}\n```', 5),
+        ('A low score: 1 or 2? No.\n{"reason": "Good.", "score": 5}\nBye.', 5),
+    ],
+)
+def test_quoted_json_is_no_verdict(text, score):
+    """The score that the judged answer prints was taken, and the row was ok."""
+    assert read(text)[0] == score
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Good. Score: 5\nA score: 4 would be unfair",
+        "Good.\n**Score:** 5\n\nA score: 4 would be unfair.",
+        "Good. **Score:** 5\nNo lower score: 4 is for less.",
+        "很好。Score: 5\nwhile a score: 4 would do",
+        "Score: 2\nOn reflection, no. Score: 5",
+        "I give it the score: 5",
+    ],
+)
+def test_a_verdict_begins_its_line_or_sentence(text):
+    """A score that is mentioned after the verdict took its place."""
+    assert read(text)[0] == 5
+
+
 def test_engine(tmp_path):
     """Scores are integers in Parquet, also where no row has one."""
     lab = Lab(tmp_path)

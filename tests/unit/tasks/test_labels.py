@@ -282,20 +282,51 @@ class TestWithoutEcho:
         assert scores(without_echo("[1] Score: 2", ["Score: 2"], mark="[{}]"), 1) == [None]
 
 
+def nothing(rest):
+    return False
+
+
 class TestJson:
     @pytest.mark.parametrize(
         "text", ['{"a": 1}', '```json\n{"a": 1}\n```', 'Sure: {"a": 1} Bye.', '{"b": {}} {"a": 1} {"a": 1}', '{ {"a": 1}']
     )
     def test_object_with_a_key(self, text):
         """A perfect JSON answer inside a code fence was fed to a regular expression."""
-        assert json_object(text, "a") == {"a": 1}
+        assert json_object(text, "a", labelled=nothing) == {"a": 1}
 
     @pytest.mark.parametrize(
         "text", ["", "{", '{"b": 1}', '[{"b": 1}]', '{"a": 1} or {"a": 2}', '{"a": ' * 3000, '{"a": ' + "[" * 200_000]
     )
     def test_no_object_or_two(self, text):
         """Deep nesting raised RecursionError."""
-        assert json_object(text, "a") is None
+        assert json_object(text, "a", labelled=nothing) is None
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ('It prints {"a": 1}. L: 5', None),
+            ('L: 5, as it prints {"a": 1}.', None),
+            ('It prints\n```json\n{"a": 1}\n```\nL: 5', None),
+            ('L: 5 would be too much.\n```json\n{"a": 1}\n```\nBye.', {"a": 1}),
+            ('{"b": "x", "a": "L: 5"}', {"b": "x", "a": "L: 5"}),
+        ],
+    )
+    def test_an_object_that_is_quoted_is_no_answer(self, text, expected):
+        """What the judged answer prints was taken for the verdict, and the row was ok."""
+        assert json_object(text, "a", labelled=lambda rest: "L:" in rest) == expected
+
+    @pytest.mark.parametrize("text", ["Here:" + "\n" * 40_000 + "x", "```" * 20_000, "`" * 60_000 + "x", " " * 60_000])
+    def test_a_list_is_looked_for_in_no_time(self, text):
+        """White space between a preamble and the rest took seconds, in which no other row was served."""
+        started = time.process_time()
+        assert json_list(text) is None
+        assert time.process_time() - started < 0.5
+
+    def test_braces_without_end_take_no_time(self):
+        """Each of them was tried, a thousand levels deep."""
+        started = time.process_time()
+        assert json_object('{"a":' * 20_000, "a", labelled=nothing) is None
+        assert time.process_time() - started < 0.5
 
     def test_a_list_stands_alone(self):
         """`[1] Score: 2` begins with a JSON list."""
@@ -316,7 +347,7 @@ class TestJson:
     @given(st.text(alphabet='{}[]":,1an\\ '))
     def test_any_text(self, text):
         """Never an exception."""
-        assert json_object(text, "a") is None or "a" in json_object(text, "a")
+        assert json_object(text, "a", labelled=nothing) is None or "a" in json_object(text, "a", labelled=nothing)
         assert json_list(text) is None or json_list(text) == json.loads(re.sub("```", "", text))
 
 
@@ -372,8 +403,13 @@ def test_items_are_texts():
         with pytest.raises(error, match="`x`"):
             items({"x": value}, "x")
     assert labels.text({"x": "a"}, "x") == "a"
-    with pytest.raises(TypeError, match="`x` must be text"):
-        labels.text({"x": None}, "x")
+    assert labels.filled({"x": "a"}, "x") == "a"
+    for value in (None, [], ["a"], 3):
+        for reader in (labels.text, labels.filled):
+            with pytest.raises(TypeError, match="`x` must be text"):
+                reader({"x": value}, "x")
+    with pytest.raises(ValueError, match="`x` is empty"):
+        labels.filled({"x": " \n"}, "x")
 
 
 @pytest.mark.parametrize(
@@ -386,7 +422,7 @@ def test_long_answers_take_no_time(piece):
     started = time.process_time()
     scores(text)
     number(text, low=1, high=5, out_of=5)
-    json_object(text, "a")
+    json_object(text, "a", labelled=nothing)
     json_list(text)
     for blocks in sections(text, 1).values():
         fields(blocks[0], {"grade": "grades?", "why": "why"})

@@ -185,6 +185,13 @@ class TestReader:
         """The prompt's last words, said again."""
         assert read(f"{prefix}It is good. [RESULT] 4") == (4, "It is good.")
 
+    def test_quoted_json_is_no_verdict(self):
+        """What the judged answer prints was taken for the grade, and the row was ok."""
+        for text in ('It prints {"result": 1} and stops. [RESULT] 5', 'Result: 5\nIt prints {"result": 1}.'):
+            assert read(text)[0] == 5
+        assert read('Final verdict:\n{"feedback": "Good.", "result": 5}') == (5, "Good.")
+        assert read('It prints {"result": "A"}. [RESULT] B', "relative")[0] == "B"
+
     def test_last_result_counts(self):
         """In distilabel 1.5.3: a second [RESULT] lost both."""
         assert read('The form is "(feedback) [RESULT] (a number)". Not [RESULT] 2. [RESULT] 4')[0] == 4

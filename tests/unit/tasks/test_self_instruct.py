@@ -62,6 +62,12 @@ class TestPrompt:
         with pytest.raises(ValidationError, match="uses topic"):
             SelfInstruct(template="{{ topic }}")
 
+    @pytest.mark.parametrize("value", [None, [], ["tides"], "", " \n", 3])
+    def test_what_is_no_text_fails_its_row(self, value):
+        """Queries about the word None were paid for."""
+        with pytest.raises((TypeError, ValueError), match="`input` "):
+            SelfInstruct().format_input({"input": value})
+
     def test_row_text_is_no_template(self):
         """Braces in a passage would be rendered."""
         assert "{{ 7 * 7 }}" in SelfInstruct().format_input({"input": "{{ 7 * 7 }}"})[0]["content"]
@@ -92,6 +98,9 @@ class TestReader:
             '{"instructions": ["What is a neap tide?", "Name the highest tide."]}',
             'Here:\n```json\n{"instructions": ["1. What is a neap tide?", "Name the highest tide."]}\n```\nEnjoy!',
             '["What is a neap tide?", "Name the highest tide."]',
+            'Sure!\n{"instructions": ["What is a neap tide?", "Name the highest tide."]}\n- I hope this helps.',
+            'I read it.\nThen I wrote these.\n{"instructions": ["What is a neap tide?", "Name the highest tide."]}\nEnjoy!',
+            "Here are two queries about tides.\nWhat is a neap tide?\nName the highest tide.",
         ],
     )
     def test_what_models_add_is_taken_off(self, answer):
@@ -110,12 +119,33 @@ class TestReader:
             "3.14 is close to which constant?",
             "-5 degrees Celsius is how much in Fahrenheit?",
             "Here is what I know: tides turn twice a day. Is that right?",
+            "Great Britain has tides: explain them.",
+            "Here is a poem about tides; continue it.",
+            "Instructions for sailing at low tide, please.",
+            "Sure signs of a spring tide: name two.",
+            "These questions are about tides; sort them.",
         ],
     )
     def test_an_instruction_is_left_as_it_is(self, instruction):
         """Taking off too much changes what is asked."""
         assert read(f"{instruction}\nName the highest tide.") == [instruction, "Name the highest tide."]
         assert read(f"1. {instruction}\n2. Name the highest tide.") == [instruction, "Name the highest tide."]
+
+    @pytest.mark.parametrize("last", ["Let me know how ebb differs from flood.", "Would you like to live by the sea? Say why."])
+    def test_a_last_line_is_left_as_it_is(self, last):
+        """What sounds like a farewell may be asked for."""
+        assert read(f"Name the highest tide.\n{last}") == ["Name the highest tide.", last]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            '1. What does {"instructions": ["a b", "c d"]} mean?\n2. Name the highest tide.',
+            'What does {"instructions": ["a b", "c d"]} mean?\nName the highest tide.',
+        ],
+    )
+    def test_quoted_json_is_no_answer(self, answer):
+        """The strings of an example in one of the queries were all that was read."""
+        assert read(answer) == ['What does {"instructions": ["a b", "c d"]} mean?', "Name the highest tide."]
 
     def test_the_number_is_kept_to(self):
         """Distilabel 1.5.3: any number of lines was returned, whatever `num_instructions` was."""

@@ -97,6 +97,21 @@ class TestTemplate:
         """No more than it names."""
         assert prompt({"instruction": "i", "x": 1}, columns=["instruction", "x"])[-1]["content"] == "i"
 
+    @pytest.mark.parametrize(
+        "template",
+        ["{{ x }}", "{{ x | trim }}", "{% for each in x %}{{ each }}{% endfor %}", "{{ x | join }}", "{{ x | length }}"],
+    )
+    def test_null_fails_its_row(self, template):
+        """It was sent as the word "None"."""
+        with pytest.raises(TypeError, match="`x` is null in this row"):
+            prompt({"x": None}, template=template, columns="x")
+
+    def test_null_may_be_asked_for(self):
+        """An optional column is what conditions and defaults are for."""
+        template = "{% if x %}{{ x }}{% else %}-{% endif %}{{ x or '-' }}{{ x | default('-') }}"
+        assert prompt({"x": None}, template=template, columns="x")[0]["content"] == "---"
+        assert prompt({"x": None, "y": 1}, template="{{ y }}", columns=["x", "y"])[0]["content"] == "1"
+
     def test_missing_attribute_fails_its_row(self):
         """An empty place in a prompt is answered as if it were meant."""
         with pytest.raises(jinja2.UndefinedError):

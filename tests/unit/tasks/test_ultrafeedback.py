@@ -222,6 +222,18 @@ def test_json():
     ]
 
 
+def test_quoted_json_is_no_answer():
+    """What a text prints was taken for the rating of it, and the row was ok."""
+    quoted = '{"ratings": [{"item": 1, "rating": 1, "rationale": "x"}]}'
+    row = {"instruction": "i", "generations": ["a"]}
+    for text in (
+        f"#### Output for Text 1\nRating: 5\nRationale: it prints {quoted}",
+        f"It prints {quoted}.\nRating: 5\nRationale: y",
+    ):
+        assert UltraFeedback().format_output(text, row)["ratings"] == [5]
+    assert UltraFeedback().format_output(f"Ratings:\n{quoted}", row) == {"ratings": [1], "rationales": ["x"]}
+
+
 def test_typed_json():
     """In distilabel 1.5.3: rows of JSON had the column `rationales_for_rating`, and failed rows `rationales-for-ratings`."""
     entries = [
