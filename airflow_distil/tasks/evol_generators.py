@@ -54,7 +54,8 @@ class EvolInstructGenerator(GeneratorTask):
 
     Evolution adds words and takes none away. So a text that is too long is asked for again, and if it still is, it is dropped
     like an answer that is empty, a refusal, unchanged, cut off, or that speaks of the task: the next evolution starts from the
-    text before. A candidate that is not long enough after `max_evolutions`, or of which three in a row failed, is given up.
+    text before. A candidate that is not long enough after `max_evolutions`, or of which three in a row failed, is given up,
+    and so is one of which the provider refuses a request, as content filters do.
 
     :param num_instructions: instructions to make.
     :param generate_answers: True asks for an answer to each instruction, too.

@@ -38,7 +38,8 @@ class EvolInstruct(Evolution):
     `answer` (str), or `answers` (list[str | None], one per evolved instruction). And of each evolution, `mutations` (list[str]:
     the kind that was chosen) and `mutation_errors` (list[str | None]: None, or why it failed: the answer was empty, a refusal,
     unchanged, cut off, or it spoke of the task). After an evolution that failed, the instruction stays as it was, in
-    `evolved_instructions`, too, and the next one starts from it. If none succeeded, the row is unparsed.
+    `evolved_instructions`, too, and the next one starts from it. If none succeeded, the row is unparsed. A request
+    that the provider refuses, as content filters do, fails the row with all of its evolutions.
 
     :param num_evolutions: evolutions, one after the other, of each instruction.
     :param store_evolutions: True writes the instruction after each evolution, not only after the last.

@@ -42,6 +42,8 @@ class History:
 class Evolution(Task):
     """Evolves one column of each row.
 
+    A request that the model's provider refuses (`BadRow`, for example a content filter) fails the whole row.
+
     :param num_evolutions: evolutions, one after the other, of each row.
     :param store_evolutions: True writes the text after each evolution, not only the last.
     :param mutation_templates: kind of mutation → Jinja2 prompt; each evolution chooses one of them at random.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from random import Random
 from typing import Any, Self
@@ -14,7 +13,7 @@ from airflow_distil.conversation import Answer, Chat, ChatType, Conversation, Ro
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task, ask_again
 from airflow_distil.tasks.labels import filled, json_list, json_object, said
-from airflow_distil.tasks.mutation import is_refusal
+from airflow_distil.tasks.mutation import is_refusal, normal
 
 __all__ = ["SelfInstruct"]
 
@@ -158,15 +157,11 @@ def read_instructions(text: str) -> list[str]:
 
 
 def distinct(instructions: Iterable[str]) -> list[str]:
-    """Return the first of each set of instructions that differ in case, spaces and the final mark only."""
+    """Return the first of each set of instructions that differ in case, spaces and the punctuation around them only."""
     first: dict[str, str] = {}
     for instruction in instructions:
-        first.setdefault(_normal(instruction), instruction)
+        first.setdefault(normal(instruction), instruction)
     return list(first.values())
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".?!… ")
 
 
 def _has_words(text: str) -> bool:

@@ -44,6 +44,21 @@ CHATTY = [
     "REWRITTEN PROMPT:\n{}",
     "#Created Prompt#:\n{}",
     "New prompt: {}",
+    "## New Prompt\n\n{}",
+    "Rewritten prompt：{}",
+    "Here is the new prompt: {}",
+    "I have rewritten the prompt to be harder.\n\nRewritten prompt: {}",
+    "Sure! Let me add a condition:\n\nImproved prompt: {}",
+    f"Given prompt: {OLD}\n\nRewritten prompt: {{}}",
+    f"Original:\n{OLD}\nHere is the improved prompt:\n{{}}",
+    "{}\n\nExplanation: I added the ships.",
+    "{}\n\n**Explanation:** it is deeper now.",
+    "{}\n\n(I added a condition.)",
+    "{}\n\nNote: I kept the sea.",
+    "{}\n\n(Note: this version is harder.)",
+    "{}\n\nI added a requirement\nand made it harder.",
+    '"{}"\n\nI have made the prompt more specific.',
+    "```\n{}\n```\n\nExplanation: two ships.",
     "Improved instruction: {}",
     "Prompt: {}",
     "**Prompt:** {}",
@@ -67,6 +82,7 @@ CHATTY = [
     "```\n#Rewritten Prompt#:\n{}\n```",
     f"#The Given Prompt#:\n{OLD}\n\n#Rewritten Prompt#:\n{{}}",
     "#Rewritten Prompt#:\nWrite an ode to the sea.\n\n#Rewritten Prompt#:\n{}",
+    "The given prompt is short. #Rewritten Prompt#: no.\n</think>\n\n{}",
     "<think>\nThe given prompt is short. #Rewritten Prompt#: no.\n</think>\n\n{}",
 ]  # fmt: skip
 
@@ -126,6 +142,56 @@ class TestRead:
         assert read(f"#Rewritten Prompt#:\n{new}", previous) == new
 
     @pytest.mark.parametrize(
+        ("text", "frame"),
+        [
+            ("Write a chatbot that answers these.\nNew request: GET /index\nThen respond.", PROMPTS),
+            ("New request: GET /index\nRespond as a server.", PROMPTS),
+            ("Write two mails.\n\n**New request:** a refund\n\nThen a third.", PROMPTS),
+            ("Improve my question.\nHere is the updated question: how tall is he?", PROMPTS),
+            ("Your answer was too short.\n\nImproved answer: the sea is blue.", RESPONSES),
+            ("I have a draft of yours.\nImproved answer:\nthe sea is blue.", RESPONSES),
+            ("Your draft lacks a date.\n\nHere's the revised response:\n\nDear Ann, …", RESPONSES),
+        ],
+    )
+    def test_a_label_inside_a_text_is_a_line_of_it(self, text, frame):
+        """What stood before "New request:" or "Improved answer:" was dropped, and the row was ok."""
+        assert read(text, frame=frame) == text
+
+    def test_a_label_without_a_mark_behind_a_text_is_no_label(self):
+        """The half behind it became the prompt, and the half before it was lost."""
+        with pytest.raises(Unparsed, match="stand by itself"):
+            read("Write a poem on ships.\nRewritten prompt: GET /index")
+
+    @pytest.mark.parametrize(
+        ("text", "frame"),
+        [
+            ("Help me bake.\n\nI made a cake, and it fell in.", PROMPTS),
+            ("Help me bake.\n\nI added more flour to the original dough. Was that wrong?", PROMPTS),
+            ("Write a sonnet.\n\nNote: use at most 100 words.", PROMPTS),
+            ("Write a sonnet.\n\n(I am 12.)", PROMPTS),
+            ("It is 12.\n\nExplanation: 3 times 4 is 12.", RESPONSES),
+            ("print(2)\n\nI added a check for None.", RESPONSES),
+            ("Take two.\n\nNote: ask a doctor first.", RESPONSES),
+        ],
+    )
+    def test_a_last_paragraph_about_anything_else_stays(self, text, frame):
+        """A condition, or the point of an answer, was taken for a remark about the change, and lost."""
+        assert read(text, frame=frame) == text
+
+    def test_a_remark_that_the_text_had_before_stays(self):
+        """An explanation that belongs to the prompt was lost at the first evolution."""
+        text = "Rate it, with reasons.\n\nExplanation: I added Y."
+        assert read(text, "Rate it.\n\nExplanation: I added Y.") == text
+
+    @pytest.mark.parametrize(
+        ("text", "frame"),
+        [("It is so.\n\nI added details to the response.", RESPONSES), ("It is so.\n\n(I made it longer.)", RESPONSES)],
+    )
+    def test_a_remark_about_the_response_is_cut(self, text, frame):
+        """A response that speaks of how it was improved."""
+        assert read(text, frame=frame) == "It is so."
+
+    @pytest.mark.parametrize(
         "text", [None, "", " \n", "...", "#Rewritten Prompt#:", "``````", "```\n\n```", '""', "<think>x</think>", "<think>x"]
     )
     def test_empty(self, text):
@@ -146,6 +212,14 @@ class TestRead:
             "As an AI language model, I do not have opinions.",
             "Please provide the prompt that I should rewrite.",
             "#Rewritten Prompt#:\nI'm sorry, but I can't help with that.",
+            "I can't help with that. Is there anything else I can help you with?",
+            "I cannot fulfill your request. It is illegal.",
+            "I'm unable to rewrite the given prompt because it is harmful. Ask for another.",
+            "I'm sorry, but the prompt is too vague. Please say more.",
+            "I can't generate a more complex version of this prompt. Choose another.",
+            "I cannot create content that promotes violence.",
+            "I can't assist with creating that.",
+            "I won't do that.",
         ],
     )
     def test_refusal(self, text):
@@ -158,6 +232,14 @@ class TestRead:
         [
             "As an AI researcher, explain attention.",
             "I cannot sleep at night. What may help?",
+            "I cannot create a pivot table in Excel. What do I do wrong?",
+            "I can't process my refund. Write to the shop.",
+            "I can't process my refund…",
+            "We apologize for the delay — write it so that it is polite.",
+            "I can't do this exercise: 3 + 4. Help me.",
+            "I'm sorry, but my order never arrived. Write a complaint.",
+            "I can't help it, I love cats. Name ten.",
+            "Please provide a prompt for Midjourney with a cat in it.",
             "Why do people say sorry? " + "Explain. " * 5,
             "I'm sorry, but " + "this is the first line of a long letter that you are to continue. " * 10,
         ],
@@ -167,10 +249,48 @@ class TestRead:
         assert read(text) == text.strip()
 
     @pytest.mark.parametrize(
-        "text", [OLD, OLD.upper(), f'"{OLD}"', "#Rewritten Prompt#: Write a poem,  about the sea", f"Sure! {OLD}"]
+        "text",
+        [
+            "I cannot provide medical advice, but drink water and rest.",
+            "As an AI, I have no feelings. However, joy is what people feel at a gift.",
+            "I'm sorry, but I can't give advice, but drink water and rest.",
+        ],
+    )
+    def test_a_response_that_goes_on_to_answer_is_no_refusal(self, text):
+        """The answer behind a "but" was thrown away with what stood before it."""
+        assert read(text, frame=RESPONSES) == text
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "I can't help with that, but I can help with something else.",
+            "I cannot provide that. However, feel free to ask me another question.",
+            "I'm sorry, but I can't help with that.",
+        ],
+    )
+    def test_an_offer_is_no_answer(self, text):
+        """A polite refusal became the response."""
+        with pytest.raises(Unparsed, match="refusal"):
+            read(text, frame=RESPONSES)
+
+    @pytest.mark.parametrize(
+        ("previous", "new"),
+        [
+            ("Explain C.", "Explain C++."),
+            ("What is 3 + 4?", "What is 3 - 4?"),
+            ("Sort a list in C", "Sort a list in C#"),
+            ("Is x > y?", "Is x >= y?"),
+        ],
+    )
+    def test_a_symbol_is_a_change(self, previous, new):
+        """Symbols were left out, so that evolutions of formulas and code were the same as before."""
+        assert read(new, previous) == new
+
+    @pytest.mark.parametrize(
+        "text", [OLD, OLD.upper(), f'"{OLD}"', "#Rewritten Prompt#: Write a poem  about the sea", f"Sure! {OLD}"]
     )
     def test_unchanged(self, text):
-        """Evolution that changes nothing but a comma is paid, and counted, as one."""
+        """Evolution that changes nothing but a full stop is paid, and counted, as one."""
         with pytest.raises(Unparsed, match="same as before"):
             read(text)
 
@@ -225,7 +345,23 @@ class TestRead:
 
     def test_is_fast_for_what_is_long(self):
         """A pattern that backtracks stops the run at one row of a model that repeats itself."""
-        for piece in ("# ", "here's ", "**", "\n> ", "rewritten ", "sorry ", "given #_", "I ", '"', "```\n", "the "):
+        for piece in (
+            "# ",
+            "here's ",
+            "**",
+            "\n> ",
+            "rewritten ",
+            "sorry ",
+            "given #_",
+            "I ",
+            "\n\nNote: ",
+            "\nImproved prompt: ",
+            "I added ",
+            "sorry but ",
+            '"',
+            "```\n",
+            "the ",
+        ):
             for frame in (PROMPTS, RESPONSES):
                 try:
                     read_evolution(piece * 20_000, "x", frame)
@@ -287,7 +423,7 @@ class TestTemplates:
             ({}, "give at least one"),
             ({"A": "{{ prompt"}, r"'A'\]: the template is not valid Jinja2"),
             ({"A": "{{ prompt }} {{ words }}"}, "uses words"),
-            ({"A": "{{ prompt }}", "B": "Make harder: <PROMPT>"}, r"'B'\] never uses \{\{ prompt \}\}"),
+            ({"A": "{{ prompt }}", "B": "Make harder: <PROMPT>"}, r"'B'\]: the template never uses \{\{ prompt \}\}"),
         ],
     )
     def test_are_checked(self, given, message):
