@@ -11,15 +11,9 @@ from pydantic import NonNegativeInt, PositiveInt, PrivateAttr, model_validator
 from airflow_distil.conversation import Conversation, Row, Unparsed, digest
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.evol_instruct import COMPLEXITY_MUTATIONS, INSTRUCTION_MUTATIONS
+from airflow_distil.tasks.frames import PROMPTS
 from airflow_distil.tasks.generator import GeneratorTask
-from airflow_distil.tasks.mutation import (
-    PROMPTS,
-    ask_for_answers,
-    ask_for_text,
-    check_mutations,
-    choose,
-    read_evolution,
-)
+from airflow_distil.tasks.mutation import ask_for_answers, ask_for_text, check_mutations, choose, read_evolution
 
 __all__ = [
     "COMPLEXITY_GENERATOR_MUTATIONS",

@@ -8,7 +8,8 @@ from typing import Any
 from airflow_distil.conversation import Conversation, Row, Unparsed
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.evolution import Evolution
-from airflow_distil.tasks.mutation import PROMPTS, ask_for_answers
+from airflow_distil.tasks.frames import PROMPTS
+from airflow_distil.tasks.mutation import ask_for_answers
 
 __all__ = ["COMPLEXITY_MUTATIONS", "INSTRUCTION_MUTATIONS", "EvolComplexity", "EvolInstruct"]
 

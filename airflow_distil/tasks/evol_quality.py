@@ -8,7 +8,7 @@ from typing import Any
 from airflow_distil.conversation import Conversation, Row
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.evolution import Evolution
-from airflow_distil.tasks.mutation import RESPONSES
+from airflow_distil.tasks.frames import RESPONSES
 
 __all__ = ["QUALITY_MUTATIONS", "EvolQuality"]
 

@@ -13,7 +13,8 @@ from pydantic import PositiveInt, model_validator
 from airflow_distil.conversation import Answer, Chat, Row, Unparsed
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task
-from airflow_distil.tasks.mutation import Frame, ask_for_text, check_mutations, choose, read_evolution
+from airflow_distil.tasks.frames import Frame
+from airflow_distil.tasks.mutation import ask_for_text, check_mutations, choose, read_evolution
 
 __all__ = ["Evolution", "History"]
 

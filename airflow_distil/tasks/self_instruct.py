@@ -29,7 +29,7 @@ class SelfInstruct(Task):
     """Write instructions that users of an application could send about a text (Self-Instruct, arXiv 2212.10560).
 
     Reads `input` (str: a topic or a passage). Writes `instructions` (list[str], exactly `num_instructions` of them, no two the
-    same but for case, spaces and the final mark). When an answer gives too few, the missing ones are asked for, at most
+    same but for case, spaces and the punctuation around). When an answer gives too few, the missing ones are asked for, at most
     `max_parse_retries` times; what is still too few is unparsed and keeps those that there are.
 
     :param num_instructions: instructions to write about each row.

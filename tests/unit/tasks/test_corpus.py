@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from airflow_distil.conversation import Answer, Row, Unparsed
 from airflow_distil.tasks.complexity_scorer import ComplexityScorer
+from airflow_distil.tasks.frames import PROMPTS
 from airflow_distil.tasks.genstruct import Genstruct
 from airflow_distil.tasks.instruction_backtranslation import InstructionBacktranslation
-from airflow_distil.tasks.mutation import PROMPTS, read_evolution
+from airflow_distil.tasks.mutation import read_evolution
 from airflow_distil.tasks.prometheus_eval import PrometheusEval
 from airflow_distil.tasks.quality_scorer import QualityScorer
 from airflow_distil.tasks.self_instruct import SelfInstruct

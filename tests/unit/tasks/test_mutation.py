@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_distil.conversation import Answer, Unparsed
-from airflow_distil.tasks.mutation import (
-    PROMPTS,
-    RESPONSES,
-    ask_for_answers,
-    ask_for_text,
-    check_mutations,
-    choose,
-    read_evolution,
-)
+from airflow_distil.tasks.frames import PROMPTS, RESPONSES
+from airflow_distil.tasks.mutation import ask_for_answers, ask_for_text, check_mutations, choose, read_evolution
 
 OLD = "Write a poem about the sea."
 NEW = "Write a sonnet about the sea at night: name two ships."
