@@ -40,7 +40,7 @@ Row: TypeAlias = dict[str, Any]
 """One row of a dataset: column name to value."""
 
 Vector: TypeAlias = Annotated[list[float], "vector"]
-"""Type of an output column of embeddings: 32-bit floats, and of one fixed size if all rows' vectors have the same."""
+"""Type of an output column of embeddings: 32-bit floats, in lists of fixed size if all rows have one, and of one size."""
 
 
 def user(content: Any) -> dict[str, Any]:

@@ -79,6 +79,8 @@ class Columns:
         self._sizes: dict[str, set[int]] = {name: set() for name, hint in declared.items() if hint == Vector}
         self._learnt: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
         self._mixed: set[str] = set()
+        self.has_gaps = False
+        """Whether some rows have no vector. Rows without any outputs are not read here: who counts them, sets it."""
 
     def read(self, row: Row) -> Row:
         """Check declared types and learn the others.
@@ -90,6 +92,7 @@ class Columns:
             adapter = self._adapters.get(name)
             if value is None or adapter is None:
                 checked[name] = value
+                self.has_gaps |= name in self._sizes
                 continue
             try:
                 checked[name], _ = _fitting(adapter.validate_python(value), self._declared[name])
@@ -110,7 +113,8 @@ class Columns:
 
     def type(self, name: str) -> pa.DataType:
         """Return the Arrow type of a column; a column without any value is a string."""
-        if len(sizes := self._sizes.get(name, set())) == 1:
+        # A null among lists of fixed size is a file that pyarrow before 24 cannot read.
+        if len(sizes := self._sizes.get(name, set())) == 1 and not self.has_gaps:
             return pa.list_(pa.float32(), *sizes)
         known = storable(self._declared.get(name) or self._learnt[name])
         return _STRING if name in self._mixed or pa.types.is_null(known) else known

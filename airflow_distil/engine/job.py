@@ -185,6 +185,7 @@ class Job:
                 ", ".join(sorted(columns.mixed)),
             )
 
+        columns.has_gaps |= self.progress.tally.counts["ok"] < self.progress.tally.done
         self.progress.begin("writing", self._tally())
         twins = Twins(workspace.path / "twins")
         writing = WritePass(

@@ -13,8 +13,8 @@ __all__ = ["GenerateEmbeddings"]
 class GenerateEmbeddings(Task):
     """Embed a text or a chat (as in DEITA, arXiv 2312.15685).
 
-    Reads `text` (str, or messages in the OpenAI chat format). Writes `embedding` (32-bit floats; of a fixed size if all rows'
-    vectors have the same), as the model gives it: not normalised here.
+    Reads `text` (str, or messages in the OpenAI chat format). Writes `embedding` (32-bit floats; in lists of
+    fixed size if all rows have one of the same size), as the model gives it: not normalised here.
 
     A connection with the backend `transformers` takes the last layer's hidden state of the last token of a local model, and
     texts as well as chats, which go through the model's chat template. With an API (`/embeddings`) the input must be text;

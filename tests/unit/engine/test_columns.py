@@ -253,8 +253,14 @@ class TestVectors:
         return columns
 
     def test_one_size_is_a_fixed_size_list(self):
-        columns = self.columns([0.5, 1.0], None, [2, 3])
+        columns = self.columns([0.5, 1.0], [2, 3])
         assert columns.type("embedding") == pa.list_(pa.float32(), 2)
+        assert columns.array("embedding", [[0.5, 1.0]]).to_pylist() == [[0.5, 1.0]]
+
+    def test_a_missing_one_makes_it_a_list(self):
+        """A null among lists of fixed size is a file that most versions of pyarrow cannot read."""
+        columns = self.columns([0.5, 1.0], None)
+        assert columns.type("embedding") == pa.list_(pa.float32())
         assert columns.array("embedding", [[0.5, 1.0], None]).to_pylist() == [[0.5, 1.0], None]
 
     def test_several_sizes_are_a_list(self):
