@@ -14,6 +14,7 @@ from airflow_distil.conversation import Answer, Chat, Row, Unparsed
 from airflow_distil.tasks import templates
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.frames import Frame
+from airflow_distil.tasks.labels import filled
 from airflow_distil.tasks.mutation import ask_for_text, check_mutations, choose, read_evolution
 
 __all__ = ["Evolution", "History"]
@@ -80,7 +81,7 @@ class Evolution(Task):
 
         :raises Unparsed: if no evolution succeeded.
         """
-        values = {name: _text(input, column) for column, name in self.seen_as.items()}
+        values = {name: filled(input, column) for column, name in self.seen_as.items()}
         evolving = self.seen_as[self.evolves]
         beside = "\n".join(value for name, value in values.items() if name != evolving)
         history = History(values[evolving])
@@ -108,12 +109,3 @@ class Evolution(Task):
         if include_original:
             return [history.original, *texts]
         return texts if self.store_evolutions else texts[0]
-
-
-def _text(input: Row, column: str) -> str:
-    text = input[column]
-    if not isinstance(text, str):
-        raise TypeError(f"`{column}` must be text, not {type(text).__name__}")
-    if not text.strip():
-        raise ValueError(f"`{column}` is empty")
-    return text
