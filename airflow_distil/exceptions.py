@@ -9,7 +9,8 @@
     │   ├── RateLimited        the endpoint asks us to slow down: wait as told, then go on
     │   ├── Transient          might work next time: ask again
     │   ├── BadRow             this request will never work: its row fails, the others go on
-    │   └── Fatal              no request will work (key, model, quota): stop at once, keep what is paid     (final, mostly)
+    │   └── Fatal              no request will work (key, model): stop at once, keep what is paid     (final, mostly)
+    │       └── QuotaExceeded  nor will it for some time (quota, a long Retry-After): see `on_quota`
     ├── TooManyFailures        more rows failed than `max_failure_ratio` allows     (final if all are permanent)
     ├── BudgetExceeded         the task has spent what it was given     (final)
     ├── Superseded             a newer attempt has taken over this destination     (final)
@@ -29,6 +30,7 @@ __all__ = [
     "Fatal",
     "LLMError",
     "NotPublished",
+    "QuotaExceeded",
     "RateLimited",
     "SourceError",
     "Stopped",
@@ -88,7 +90,7 @@ class BadRow(LLMError):
 
 
 class Fatal(LLMError):
-    """No request can succeed: wrong key, no such model, no quota left.
+    """No request can succeed: wrong key, no such model.
 
     :param final: False if the next attempt may find it mended, such as a model hub that could not be reached.
     """
@@ -96,6 +98,13 @@ class Fatal(LLMError):
     def __init__(self, message: str, retry_after: float | None = None, *, final: bool = True) -> None:
         super().__init__(message, retry_after)
         self.final = final
+
+
+class QuotaExceeded(Fatal):
+    """The endpoint serves this account no more for now: its quota is used up, or it says to come back much later.
+
+    :param final: False if the endpoint opens again by itself, True if somebody has to raise a quota or pay a bill first.
+    """
 
 
 class TooManyFailures(DistilError):

@@ -22,7 +22,6 @@ from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.log import Kind
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
-from airflow_distil.engine.asking import LONGEST_TOLD
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
 from airflow_distil.engine.progress import Progress
@@ -275,9 +274,6 @@ class AskPass:
                 return
             self._write_down(askers, Kind.BAD_ROW, _failure(error, began))
         except (Transient, RateLimited) as error:
-            if (error.retry_after or 0) > LONGEST_TOLD:
-                self._halt(error)
-                raise _Halted from error
             self._write_down(askers, Kind.TRANSIENT, _failure(error, began))
         except Fatal as error:
             self._halt(error)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from airflow_distil.conversation import LLM, Answer, Request
 from airflow_distil.engine.limits import Limiter
-from airflow_distil.exceptions import RateLimited, Transient
+from airflow_distil.exceptions import QuotaExceeded, RateLimited, Transient
 
 __all__ = ["Asker"]
 
@@ -35,6 +35,7 @@ class Asker:
     limiter: Limiter
     calls: int = field(init=False, default=0)
     retries: int = field(init=False, default=0)
+    _answered_at: float = field(init=False, default=float("-inf"))
 
     async def ask(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> tuple[list[Answer], int]:
         """Return at most `n` answers, at least one, and how many times it was tried.
@@ -42,6 +43,7 @@ class Asker:
         :param permit: awaited before each request is sent; raises if nothing may be sent any more.
         :raises BadRow: if the endpoint refuses this request for good.
         :raises Transient: if all tries failed in passing ways, `RateLimited` if only patience ran out.
+        :raises QuotaExceeded: if the endpoint says to come back much later, or refuses everybody for a long time.
         :raises Fatal: if no request can succeed.
         """
         began = time.monotonic()
@@ -57,13 +59,17 @@ class Asker:
                     raise Transient("the model gave no answer")
             except RateLimited as error:
                 self.limiter.limited(lease, error.retry_after)
-                wait = _told(error.retry_after) or _backoff(tried)
-                if time.monotonic() - began + wait > PATIENCE or (error.retry_after or 0) > LONGEST_TOLD:
+                wait = self._wait(error, tried)
+                if time.monotonic() - began + wait > PATIENCE:
+                    if self._answered_at < began:
+                        raise QuotaExceeded(
+                            f"The endpoint has refused every request for {PATIENCE / 60:.0f} minutes: {error}", final=False
+                        ) from error
                     raise
                 problem: Exception = error
             except Transient as error:
                 self.limiter.failed(lease)
-                wait = _told(error.retry_after) or _backoff(tried)
+                wait = self._wait(error, tried)
                 if tried >= TRIES:
                     raise
                 problem = error
@@ -72,10 +78,18 @@ class Asker:
                 raise
             else:
                 self.limiter.succeeded(lease, _tokens(answers))
+                self._answered_at = time.monotonic()
                 return answers, tried
             self.retries += 1
             log.debug("Asking again in %.1f s: %s", wait, problem)
             await asyncio.sleep(wait)
+
+    def _wait(self, error: RateLimited | Transient, tried: int) -> float:
+        if (error.retry_after or 0) > LONGEST_TOLD:
+            raise QuotaExceeded(
+                f"The endpoint says to come back in {error.retry_after:.0f} s: {error}", error.retry_after, final=False
+            ) from error
+        return _told(error.retry_after) or _backoff(tried)
 
 
 def _told(retry_after: float | None) -> float | None:

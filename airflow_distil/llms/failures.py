@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from email.utils import mktime_tz, parsedate_tz
 from typing import Any
 
-from airflow_distil.exceptions import BadRow, Fatal, LLMError, RateLimited, Transient
+from airflow_distil.exceptions import BadRow, Fatal, LLMError, QuotaExceeded, RateLimited, Transient
 
 __all__ = ["ADVICE", "LONGEST", "kind_of", "retry_after", "secrets_in", "words_of"]
 
@@ -24,11 +24,11 @@ PASSING = {408, 409, 425}
 
 ADVICE = {
     401: "check the API key of the connection",
-    402: "pay the provider's bill, then run again",
+    402: "pay the provider's bill",
     403: "the key is known but may not do this: check its rights, its project and its region",
     404: "check the model's name, and that the base URL ends with the API's version (often /v1)",
     405: "check the base URL; it should end with the API's version (often /v1)",
-    429: "raise the quota or pay the provider's bill, then run again",
+    429: "raise the quota or pay the provider's bill",
     501: "this server cannot do what the task asks; use another endpoint",
 }
 """What to do next after a status that stops the run."""
@@ -36,13 +36,18 @@ ADVICE = {
 # Enough to read what the provider means; some repeat the whole prompt, which would go into a column of every failed row.
 LONGEST = 300
 
+# A month, in seconds. No provider means more, and what a server made up must not overflow a date.
+LONGEST_TOLD = 30 * 86_400.0
+
 
 def kind_of(status: int, error: Any) -> type[LLMError]:
     """Return the kind of failure that a status and the error object of the reply's body stand for."""
     detail = error if isinstance(error, Mapping) else {}
     codes = {str(detail.get("code")), str(detail.get("type"))}
+    if status == 402 or (status == 429 and codes & OUT_OF_MONEY):
+        return QuotaExceeded
     if status == 429:
-        return Fatal if codes & OUT_OF_MONEY else RateLimited
+        return RateLimited
     if status in PASSING or (status >= 500 and status != 501):
         return Transient
     # Routers that moderate answer 403 for one flagged row; the key is fine.
@@ -62,7 +67,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = _number(value, 1.0)
     if seconds is None and value and (date := parsedate_tz(value)):
         seconds = mktime_tz(date) - time.time()
-    return None if seconds is None else max(0.0, seconds)
+    return None if seconds is None else min(max(0.0, seconds), LONGEST_TOLD)
 
 
 def _number(text: str | None, unit: float) -> float | None:

@@ -265,7 +265,7 @@ class OpenAILLM:
         code = error.get("code") if isinstance(error, Mapping) else None
         named = f" ({code})" if code and str(code) != str(status) else ""
         message = f"{self._place}: status {status}{named} for model {model!r}: {self._clean(words_of(error)) or 'no message'}"
-        if kind is Fatal:
+        if issubclass(kind, Fatal):
             message += f" Next: {ADVICE.get(status, 'check the base URL, the model and the key')}; then run again."
         return kind(message, wait)
 

@@ -17,6 +17,7 @@ from airflow_distil.operators.judging import (
     QualityScorerOperator,
     UltraFeedbackOperator,
 )
+from airflow_distil.operators.retry import DistilRetryPolicy
 from airflow_distil.operators.text import (
     ChatGenerationOperator,
     GenstructOperator,
@@ -28,6 +29,7 @@ __all__ = [
     "ChatGenerationOperator",
     "ComplexityScorerOperator",
     "DistilOperator",
+    "DistilRetryPolicy",
     "EvolComplexityGeneratorOperator",
     "EvolComplexityOperator",
     "EvolInstructGeneratorOperator",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Asset
+from airflow.sdk.exceptions import AirflowRescheduleException
 
 from airflow_distil.datasets.source import numbered, open_source
 from airflow_distil.engine import Job
-from airflow_distil.exceptions import DistilError, TaskDefinitionError
+from airflow_distil.exceptions import DistilError, QuotaExceeded, TaskDefinitionError
 from airflow_distil.hooks.identity import ask_of, identity_of
 from airflow_distil.hooks.storage import destination_of, scratch_dir, store_for
 from airflow_distil.operators.base import TEXTS
@@ -33,17 +35,22 @@ PROGRESS_KEY = "distil_progress"
 # are on their way arrive.
 LAST_SHARE = 0.2
 LAST_SECONDS = 10.0
+# A daily quota is back by then; for a monthly one, or an unpaid bill, a person is needed.
+LONGEST_WAIT = dt.timedelta(days=2)
 
 
 def run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any]:
     """Run an operator's task over its source, and return the summary.
 
+    :raises AirflowRescheduleException: if the quota is used up and `on_quota` is `reschedule`.
     :raises AirflowFailException: if another attempt would end the same way.
     :raises AirflowException: if the next attempt can go on.
     """
     try:
         summary = _run(operator, context, stop)
     except DistilError as error:
+        if isinstance(error, QuotaExceeded) and operator.on_quota == "reschedule":
+            _come_back(operator, context, error)
         # The one place where our errors become Airflow's: see `airflow_distil.exceptions` for which are final.
         raise (AirflowFailException if error.final else AirflowException)(f"{type(error).__name__}: {error}") from error
     for outlet in operator.outlets:
@@ -103,6 +110,21 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
 
     manifest = job.run(report, deadline)
     return manifest.summary(str(destination))
+
+
+def _come_back(operator: DistilOperator, context: Context, error: QuotaExceeded) -> None:
+    """Give the slot back until the endpoint serves us again, unless that has been tried for too long.
+
+    :raises AirflowRescheduleException: with the time to go on at.
+    """
+    now = dt.datetime.now(dt.UTC)
+    first = context["ti"].get_first_reschedule_date(context) or now
+    wait = operator.retry_delay if error.retry_after is None else dt.timedelta(seconds=error.retry_after)
+    if now + wait - first > LONGEST_WAIT:
+        log.error("Not waiting any longer for the quota, of which it was first told at %s", first)
+        return
+    log.warning("%s What was answered is kept; going on in %s", error, wait)
+    raise AirflowRescheduleException(now + wait) from error  # type: ignore[no-untyped-call]
 
 
 def _deadline(operator: DistilOperator) -> float | None:

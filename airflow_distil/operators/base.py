@@ -47,6 +47,10 @@ class DistilOperator(BaseOperator):
     :param on_existing: what a cleared or new run does with an edition that is there already: `reuse` (ask failed and unparsed
         rows again, and what changed; nothing if there is none), `regenerate` (ask everything anew), `fail`. A retry always goes
         on. (templated)
+    :param on_quota: what to do when the endpoint serves this account no more for now, because a quota is used up or it says
+        to come back in more than five minutes. `fail`: end this try, as after any error. `reschedule`: give the worker's slot
+        back, and go on after the time that the endpoint told, or after `retry_delay`, without using up a try; given up two days
+        after the first time.
     :param limit: use only the first rows of the source.
     :param source_columns: use only these columns of the source.
     :param schema: Arrow types of CSV columns, as `{"column": "int64"}`; the others are strings.
@@ -67,6 +71,7 @@ class DistilOperator(BaseOperator):
         max_concurrency: int | None = None,
         max_failure_ratio: float = 0.05,
         on_existing: Literal["reuse", "regenerate", "fail"] = "reuse",
+        on_quota: Literal["fail", "reschedule"] = "fail",
         limit: int | None = None,
         source_columns: list[str] | None = None,
         schema: dict[str, str] | None = None,
@@ -77,6 +82,8 @@ class DistilOperator(BaseOperator):
         _check_source(task, source, {"limit": limit, "source_columns": source_columns, "schema": schema})
         if not 0 <= max_failure_ratio <= 1:
             raise TaskDefinitionError(f"max_failure_ratio is {max_failure_ratio:g}; it is a share, from 0 to 1.")
+        if on_quota not in {"fail", "reschedule"}:
+            raise TaskDefinitionError(f"on_quota is {on_quota!r}; it must be 'fail' or 'reschedule'.")
         self.task = task
         self.source = _guarded(source)
         self.destination = destination
@@ -86,6 +93,7 @@ class DistilOperator(BaseOperator):
         self.max_concurrency = max_concurrency
         self.max_failure_ratio = max_failure_ratio
         self.on_existing = on_existing
+        self.on_quota = on_quota
         self.limit = limit
         self.source_columns = source_columns
         self.schema = schema

@@ -65,6 +65,7 @@ class DistilOptions(AirflowOptions, total=False):
     max_concurrency: int | None
     max_failure_ratio: float
     on_existing: Literal["reuse", "regenerate", "fail"]
+    on_quota: Literal["fail", "reschedule"]
     limit: int | None
     source_columns: list[str] | None
     schema: dict[str, str] | None

@@ -9,11 +9,11 @@ import pytest
 PUBLIC = {
     "airflow_distil": {"open_dataset", "publish"},
     "airflow_distil.operators": {
-        "ChatGenerationOperator", "ComplexityScorerOperator", "DistilOperator", "EvolComplexityGeneratorOperator",
-        "EvolComplexityOperator", "EvolInstructGeneratorOperator", "EvolInstructOperator", "EvolQualityOperator",
-        "GenerateEmbeddingsOperator", "GenstructOperator", "InstructionBacktranslationOperator", "PairRMOperator",
-        "PrometheusEvalOperator", "QualityScorerOperator", "SelfInstructOperator", "TextGenerationOperator",
-        "UltraFeedbackOperator",
+        "ChatGenerationOperator", "ComplexityScorerOperator", "DistilOperator", "DistilRetryPolicy",
+        "EvolComplexityGeneratorOperator", "EvolComplexityOperator", "EvolInstructGeneratorOperator",
+        "EvolInstructOperator", "EvolQualityOperator", "GenerateEmbeddingsOperator", "GenstructOperator",
+        "InstructionBacktranslationOperator", "PairRMOperator", "PrometheusEvalOperator", "QualityScorerOperator",
+        "SelfInstructOperator", "TextGenerationOperator", "UltraFeedbackOperator",
     },
     "airflow_distil.tasks": {
         "Answer", "Chat", "ChatGeneration", "ChatType", "Complete", "ComplexityScorer", "Conversation", "Embed",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from airflow_distil.conversation import LLM, Answer, Chat, Complete, Embed, Rank, Request, resolve, user
-from airflow_distil.exceptions import BadRow, Fatal, LLMError, RateLimited, TaskDefinitionError, Transient
+from airflow_distil.exceptions import BadRow, Fatal, LLMError, QuotaExceeded, RateLimited, TaskDefinitionError, Transient
 from airflow_distil.testing import Drop, FakeLLM, Fault, HalfBody, Hang, Malformed
 
 KEY = "sk-contract-0123456789abcdef"
@@ -438,9 +438,6 @@ class EndpointContract(LLMContract):
     @pytest.mark.parametrize(
         ("status", "error"),
         [
-            (429, {"code": "insufficient_quota"}),
-            (429, {"type": "insufficient_quota"}),
-            (402, {}),
             (403, {}),
             (405, {}),
             (501, {}),
@@ -448,9 +445,19 @@ class EndpointContract(LLMContract):
         ],
     )
     def test_what_no_waiting_helps(self, server, llm, status, error):
-        """An exhausted quota came as 429 and was waited for until the deadline."""
+        """A server without embeddings was asked for them seven times a row."""
         server.fail_next(status, body={"error": {"message": "No.", **error}})
         assert "Next:" in str(self.fails(llm, Fatal))
+
+    @pytest.mark.parametrize(
+        ("status", "error"), [(429, {"code": "insufficient_quota"}), (429, {"type": "insufficient_quota"}), (402, {})]
+    )
+    def test_no_quota(self, server, llm, status, error):
+        """An exhausted quota came as 429 and was waited for until the deadline."""
+        server.fail_next(status, body={"error": {"message": "No.", **error}})
+        error = self.fails(llm, QuotaExceeded)
+        assert "Next:" in str(error)
+        assert error.final
 
     # Odd but good replies
 

@@ -10,7 +10,7 @@ from airflow_distil.conversation import Chat, user
 from airflow_distil.engine import asking
 from airflow_distil.engine.asking import LONGEST_TOLD, PATIENCE, TRIES, Asker
 from airflow_distil.engine.limits import Limiter
-from airflow_distil.exceptions import BadRow, Fatal, RateLimited, Transient
+from airflow_distil.exceptions import BadRow, Fatal, QuotaExceeded, RateLimited, Transient
 from tests.unit.engine.lab import Model
 
 REQUEST = Chat([user("q")])
@@ -96,15 +96,31 @@ def test_rate_limits_do_not_use_up_tries(waits, monkeypatch):
 
 def test_patience_ends(waits):
     """An endpoint that still refuses after a quarter of an hour has no room tonight."""
-    with pytest.raises(RateLimited):
+    with pytest.raises(QuotaExceeded, match="every request for 15 minutes: busy") as caught:
         ask(failing(RateLimited("busy", 60.0), 100))
+    assert not caught.value.final
     assert PATIENCE - 60.5 <= sum(waits) <= PATIENCE
 
 
-def test_longer_than_is_waited_is_raised_at_once(waits):
-    """'Come back in an hour' is for the next attempt."""
+def test_patience_of_one_ends_while_others_are_answered(waits):
+    """One request that had bad luck must cost its row, not the attempt."""
+    asker = Asker(Model(lambda prompt, _: RateLimited("busy", 60.0) if prompt == "q" else prompt), Calm())
+
+    async def answer_another() -> None:
+        if PATIENCE / 2 < sum(waits) < PATIENCE / 2 + 61:
+            await asker.ask(Chat([user("other")]), 1, permit)
+
     with pytest.raises(RateLimited):
-        ask(failing(RateLimited("daily", LONGEST_TOLD + 1), 1))
+        asyncio.run(asker.ask(REQUEST, 1, answer_another))
+
+
+@pytest.mark.parametrize("kind", [RateLimited, Transient])
+def test_longer_than_is_waited_is_raised_at_once(waits, kind):
+    """'Come back in an hour' is for the next attempt."""
+    with pytest.raises(QuotaExceeded, match=f"come back in {LONGEST_TOLD + 1:.0f} s: daily") as caught:
+        ask(failing(kind("daily", LONGEST_TOLD + 1), 1))
+    assert caught.value.retry_after == LONGEST_TOLD + 1
+    assert not caught.value.final
     assert waits == []
 
 

@@ -17,6 +17,7 @@ from airflow_distil.exceptions import (
     BadRow,
     DestinationError,
     Fatal,
+    QuotaExceeded,
     RateLimited,
     Stopped,
     Superseded,
@@ -143,7 +144,7 @@ class TestTransient:
         monkeypatch.setattr(ask_module, "GRACE", 0.05)
         model = Model(lambda prompt, _: RateLimited("daily limit", LONGEST_TOLD + 1) if prompt == "question 5" else prompt)
         began = time.monotonic()
-        with pytest.raises(RateLimited, match="daily limit") as caught:
+        with pytest.raises(QuotaExceeded, match="daily limit") as caught:
             lab.job(many(100), model).run()
         assert time.monotonic() - began < HANG
         assert not caught.value.final

@@ -22,7 +22,7 @@ from airflow_distil.operators.options import AirflowOptions, DistilOptions
 from airflow_distil.tasks import ChatGeneration, Task, TextGeneration
 from tests.reference import NEEDED
 
-NAMED = [getattr(operators, name) for name in operators.__all__ if name != "DistilOperator"]
+NAMED = [each for name in operators.__all__ if issubclass(each := getattr(operators, name), TaskOperator)]
 ALL = [DistilOperator, *NAMED, _DistilDecoratedOperator]
 ROWS = [{"instruction": "{{ ds }}"}]
 START = datetime(2026, 1, 1, tzinfo=UTC)
