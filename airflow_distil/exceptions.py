@@ -2,7 +2,7 @@
 
     DistilError
     ├── SourceError            rows cannot be read, are not there, or changed while they were read
-    ├── DestinationError       the destination cannot be written, or belongs to another task
+    ├── DestinationError       the destination cannot be written, or belongs to another task     (the latter is final)
     ├── NotPublished           somebody reads a destination that has no published edition
     ├── TaskDefinitionError    the task or its arguments are wrong: columns, collisions, prompts that drift     (final)
     ├── LLMError               asking a model failed
@@ -17,10 +17,12 @@
     └── Stopped                the task was told to stop (SIGTERM, deadline); what is paid is kept
 
 "Final" errors make Airflow fail the task instance without a retry; after the others the next try continues where this one
-stopped. A message says what happened, where, what was kept, and what to do next.
+stopped. A message says what happened, where, what was kept, and what to do next. It is one line, whatever it quotes.
 """
 
 from __future__ import annotations
+
+import re
 
 __all__ = [
     "BadRow",
@@ -41,11 +43,35 @@ __all__ = [
 ]
 
 
+# What ends a line of a log, colours a terminal or turns text around: control characters, Unicode's line ends and marks of
+# direction.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# URIs are refused for these; libraries may quote one all the same.
+_PASSWORD = re.compile(r"(?<=://)[^\s/@:'\"]*:[^\s/@'\"]*(?=@)")
+_SIGNATURE = re.compile(
+    r"([?&][\w.-]*(?:sig|signature|token|credential|secret|password|accesskeyid)=)[^&\s'\"]+", re.IGNORECASE
+)
+# Arrow quotes the value that it cannot read, and a cell may have 50 MB. The end of a message says what to do.
+_BEGINNING, _END = 6000, 2000
+
+
+def one_line(text: str) -> str:
+    """Return foreign text as a log or an error may show it: on one line, printable, without passwords in URIs, not endless."""
+    if len(text) > _BEGINNING + _END:
+        text = f"{text[:_BEGINNING]} […] {text[-_END:]}"
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # of half a surrogate pair no file can be made
+    text = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _SIGNATURE.sub(r"\1***", _PASSWORD.sub("***", text))
+
+
 class DistilError(Exception):
     """Base of all errors of this package."""
 
     final: bool = False
     """True if the next attempt would end the same way, so that a retry is a waste."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class SourceError(DistilError):
@@ -53,7 +79,14 @@ class SourceError(DistilError):
 
 
 class DestinationError(DistilError):
-    """The destination cannot be written, or belongs to another task."""
+    """The destination cannot be written, or belongs to another task.
+
+    :param final: True if the next attempt would find it the same.
+    """
+
+    def __init__(self, message: object = "", *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
 
 
 class NotPublished(DistilError):

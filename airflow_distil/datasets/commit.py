@@ -20,9 +20,19 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from pydantic import ValidationError
-
-from airflow_distil.datasets.manifest import CLAIMS, MANIFESTS, Claim, Identity, Manifest, claim_name, manifest_name, numbers
+from airflow_distil.datasets.manifest import (
+    CLAIMS,
+    DOCUMENT_BYTES,
+    MANIFESTS,
+    Claim,
+    Identity,
+    Manifest,
+    claim_name,
+    manifest_name,
+    numbers,
+    read_claim,
+    read_manifest,
+)
 from airflow_distil.datasets.stores import Store, create
 from airflow_distil.exceptions import DestinationError, Superseded
 
@@ -123,7 +133,13 @@ class Commit:
                 fencing="put-if-absent" if self.fences else "none",
                 created_at=_now(),
             )
-            if create(self.store, manifest_name(manifest.edition), manifest.to_bytes()):
+            content_bytes = manifest.to_bytes()
+            if len(content_bytes) > DOCUMENT_BYTES:
+                raise DestinationError(
+                    f"The manifest of {self.store} would have {len(content_bytes)} bytes, and no reader takes more than "
+                    f"{DOCUMENT_BYTES}: too many source files or parts. The answers are kept. Split the source."
+                )
+            if create(self.store, manifest_name(manifest.edition), content_bytes):
                 return manifest
             there = self._manifest(manifest.edition)
             if (there.fingerprint, there.ask) == (manifest.fingerprint, manifest.ask):
@@ -133,13 +149,20 @@ class Commit:
     def _settled(self, latest: Manifest, fingerprint: str, on_existing: OnExisting) -> bool:
         same_work = latest.fingerprint == fingerprint
         if latest.ask == self.ask:
-            return same_work
+            return same_work and self._is_there(latest)
         if on_existing == "fail":
             raise DestinationError(
                 f"{self.store} has edition {latest.edition}, published {latest.created_at}, and on_existing is 'fail'. "
-                "Nothing was asked. Choose another destination, or on_existing='reuse' or 'regenerate'."
+                "Nothing was asked. Choose another destination, or on_existing='reuse' or 'regenerate'.",
+                final=True,
             )
-        return on_existing == "reuse" and same_work and latest.failed + latest.unparsed == 0
+        return on_existing == "reuse" and same_work and latest.failed + latest.unparsed == 0 and self._is_there(latest)
+
+    def _is_there(self, manifest: Manifest) -> bool:
+        """Tell whether an edition has all its parts: what somebody has deleted is written anew, from the facts."""
+        folders = {part.path.rpartition("/")[0] for part in manifest.parts}
+        sizes = {entry.name: entry.size for folder in folders for entry in self.store.list(f"{folder}/")}
+        return all(sizes.get(part.path) == part.bytes for part in manifest.parts)
 
     def _round(self, claims: list[int], latest: Manifest | None, on_existing: OnExisting) -> int:
         """Return the round of answers to work in.
@@ -209,7 +232,8 @@ class Commit:
         if owner != self.identity.owner:
             raise DestinationError(
                 f"{self.store} belongs to task {owner[1]!r} of DAG {owner[0]!r}; this is task {self.identity.task_id!r} of DAG "
-                f"{self.identity.dag_id!r}. Nothing was written. Give each task a destination of its own."
+                f"{self.identity.dag_id!r}. Nothing was written. Give each task a destination of its own.",
+                final=True,
             )
 
     def _numbers(self, prefix: str) -> list[int]:
@@ -217,19 +241,15 @@ class Commit:
 
     def _read_claim(self, number: int) -> Claim:
         try:
-            return Claim.model_validate_json(self.store.get(claim_name(number)))
-        except ValidationError as error:
-            raise DestinationError(self._unreadable(claim_name(number), error)) from error
+            return read_claim(self.store, number)
+        except ValueError as error:
+            raise DestinationError(str(error)) from error
 
     def _manifest(self, edition: int) -> Manifest:
         try:
-            return Manifest.parse(self.store.get(manifest_name(edition)))
-        except ValidationError as error:
-            raise DestinationError(self._unreadable(manifest_name(edition), error)) from error
-
-    def _unreadable(self, name: str, error: ValidationError) -> str:
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{self.store}/{name} is not a document of this version of airflow-distil: {first['loc']}: {first['msg']}."
+            return read_manifest(self.store, edition)
+        except ValueError as error:
+            raise DestinationError(str(error)) from error
 
 
 def _now() -> str:

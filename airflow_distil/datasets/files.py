@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,17 +12,23 @@ from itertools import groupby
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 import pyarrow as pa
-from pydantic import ValidationError
 
-from airflow_distil.datasets.manifest import CLAIMS, FORMAT, MANIFESTS, Manifest, manifest_name, numbers
+from airflow_distil.datasets.manifest import CLAIMS, FORMAT, MANIFESTS, manifest_name, numbers, read_manifest
 from airflow_distil.datasets.stores import Entry, RangeFile, Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import DistilError, NotPublished, SourceError, TaskDefinitionError
 
-__all__ = ["File", "Stores", "described", "find_files", "find_parts", "readable", "sorted_out"]
+log = logging.getLogger(__name__)
+
+__all__ = ["File", "Stores", "check_members", "described", "find_files", "find_parts", "readable", "sorted_out"]
 
 Stores: TypeAlias = Callable[[URI], Store]
 """Opens the store rooted at a URI; the caller knows the credentials."""
+
+# Lists of lists of datasets. Each list names its members by their hash, so none can hold itself, but a chain can be long, and
+# a list of a thousand lists of a thousand lists is a few kilobytes that never end.
+DEPTH = 4
+MOST_LOOKS = 100_000
 
 # Part files of one attempt. Several attempts of one destination hold the same rows again.
 ATTEMPT = re.compile(r"(?P<destination>.*?)(?:^|/)data/(?P<attempt>\d{6}-[0-9a-f]{8,})/part-\d+\.parquet")
@@ -79,7 +85,8 @@ PLURALS = {"uri": "URIs", "row": "rows", "summary": "summaries"}
 def sorted_out(source: Any) -> tuple[Kind, list[Any]]:
     """Return what the source is made of."""
     if isinstance(source, Mapping) and _kind(source) == "row":
-        raise TaskDefinitionError(f"source is a dict that is no summary of a dataset: {described(source)}. One row is [row].")
+        names = ", ".join(map(repr, source))
+        raise TaskDefinitionError(f"source is a dict that is no summary of a dataset: it has {names}. One row is [row].")
     items = list(_flattened(source))
     kinds = {_kind(item) for item in items}
     if len(kinds) > 1:
@@ -128,20 +135,24 @@ def find_files(items: list[Any], stores: Stores) -> list[File]:
     :raises NotPublished: if a dataset of ours has no edition yet.
     """
     opened: dict[URI, Store] = {}
+    looks = iter(range(MOST_LOOKS))
 
     def store_at(uri: URI) -> Store:
+        if next(looks, None) is None:
+            raise SourceError(f"the source leads to over {MOST_LOOKS} folders and datasets. Name fewer.")
         if uri not in opened:
             opened[uri] = stores(uri)
         return opened[uri]
 
     files: list[File] = []
-    for item in items:
-        if isinstance(item, Mapping):
-            files += _of_summary(item, store_at)
+    # All are read before one is opened: what is wrong with the last one must not wait for the first one's store.
+    places = [item if isinstance(item, Mapping | URI) else URI.parse(os.fspath(item)) for item in items]
+    for place in places:
+        if isinstance(place, Mapping):
+            files += _of_summary(place, store_at)
         else:
-            uri = item if isinstance(item, URI) else URI.parse(os.fspath(item))
-            with readable(str(uri)):
-                files += _matching(uri, store_at) if re.search(r"[*?]", uri.key) else _at(uri, store_at)
+            with readable(str(place)):
+                files += _matching(place, store_at) if re.search(r"[*?]", place.key) else _at(place, store_at)
     _refuse_several_attempts(files)
     return files
 
@@ -154,15 +165,25 @@ def _matching(uri: URI, stores: Stores) -> list[File]:
     listing = re.split(r"[*?]", pattern)[0]
     regex = re.compile(_regex(segments[fixed:]))
     store = stores(root)
-    files = [
-        File(store, root, entry, listing)
-        for entry in store.list(listing)
-        if regex.fullmatch(entry.name) and _visible(entry.name)
-    ]
+    files, folders = [], set()
+    for entry in store.list(listing):
+        if not _visible(entry.name):
+            continue
+        if regex.fullmatch(entry.name):
+            files.append(File(store, root, entry, listing))
+        else:
+            folder = entry.name.rpartition("/")[0]
+            while folder and not regex.fullmatch(folder):
+                folder = folder.rpartition("/")[0]
+            folders.add(folder)
+    folders.discard("")
+    also = f" It matches the folder {root / min(folders)}: name that, or {uri}/**." if folders else ""
     if not files:
         raise SourceError(
-            f"no files match {uri}. Nothing was asked. A pattern names files, such as folder/*.parquet, not folders."
+            f"no files match {uri}. Nothing was asked. A pattern names files, such as folder/*.parquet, not folders.{also}"
         )
+    if folders:
+        log.warning("%s names files; those in folders that it matches too are not read: %s", uri, ", ".join(sorted(folders)))
     return files
 
 
@@ -205,7 +226,7 @@ def _in_folder(uri: URI, stores: Stores) -> list[File]:
     store = stores(uri)
     editions = numbers((entry.name for entry in store.list(MANIFESTS)), MANIFESTS)
     if editions:
-        return _of_manifest(uri, manifest_name(editions[-1]), None, stores)
+        return _of_manifest(uri, editions[-1], None, stores)
     if next(iter(store.list(CLAIMS)), None):
         raise NotPublished(
             f"{uri} has no published edition: the task that writes it has not finished. Its parts are not read, as they "
@@ -227,34 +248,57 @@ def _in_folder(uri: URI, stores: Stores) -> list[File]:
     return [file for name in datasets for file in _in_folder(uri / name, stores)] or files
 
 
-def _of_summary(summary: Mapping[str, Any], stores: Stores) -> list[File]:
+def check_members(root: URI, members: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse members of a list-dataset that would be read with another connection than the dataset itself.
+
+    Who writes a manifest names its members; which of the reader's connections are used is not theirs to say.
+
+    :raises SourceError: if there is one.
+    """
+    for member in members:
+        conn_id = URI.parse(str(member.get("uri"))).conn_id
+        if conn_id not in {None, root.conn_id}:
+            raise SourceError(
+                f"{root} lists a dataset of connection {conn_id!r}. A list is read with the connection that it is opened with, "
+                "or with none. Pass the list of summaries itself, or publish the rows."
+            )
+
+
+def _of_summary(summary: Mapping[str, Any], stores: Stores, depth: int = 0) -> list[File]:
     try:
         root, manifest, sha256 = URI.parse(summary["uri"]), URI.parse(summary["manifest"]), str(summary["sha256"])
     except (KeyError, AttributeError) as error:
-        raise TaskDefinitionError(f"the summary is not complete ({error}): {described(summary)}.") from error
+        raise TaskDefinitionError(f"the summary is not complete ({error}): it has {', '.join(map(str, summary))}.") from error
     # A summary is an XCom, which users can edit; it may only lead to a manifest in its own dataset.
-    if manifest.parent != root.join(MANIFESTS):
+    editions = numbers([MANIFESTS + manifest.name], MANIFESTS)
+    if manifest.parent != root.join(MANIFESTS) or not editions:
         raise TaskDefinitionError(f"the summary of {root} names a manifest elsewhere: {manifest}.")
     with readable(str(manifest)):
-        return _of_manifest(root, MANIFESTS + manifest.name, sha256, stores)
+        return _of_manifest(root, editions[0], sha256, stores, depth)
 
 
-def _of_manifest(root: URI, name: str, sha256: str | None, stores: Stores) -> list[File]:
-    store = stores(root)
-    content = store.get(name)
-    actual = hashlib.sha256(content).hexdigest()
+def _of_manifest(root: URI, edition: int, sha256: str | None, stores: Stores, depth: int = 0) -> list[File]:
+    store, name = stores(root), manifest_name(edition)
+    try:
+        manifest = read_manifest(store, edition)
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    actual = manifest.sha256
     if sha256 not in {None, actual}:
         raise SourceError(f"{root / name} is not the manifest that the summary was made from (sha256 {actual}, not {sha256}).")
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise SourceError(f"{root / name} is no manifest of this version: {first['loc']}: {first['msg']}.") from error
+    if depth > DEPTH:
+        raise SourceError(f"{root} is a list of lists of datasets, over {DEPTH} deep. Publish its rows instead.")
+    check_members(root, manifest.members)
     folders = dict.fromkeys(f"{part.path.rpartition('/')[0]}/".lstrip("/") for part in manifest.parts)
     entries = {entry.name: entry for folder in folders for entry in store.list(folder)}
-    files = [file for member in manifest.members for file in _of_summary(member, stores)]
+    files = [file for member in manifest.members for file in _of_summary(member, stores, depth + 1)]
     for part in manifest.parts:
         entry = entries.get(part.path)
+        if entry is None and edition < (latest := numbers((each.name for each in store.list(MANIFESTS)), MANIFESTS)[-1]):
+            raise NotPublished(
+                f"edition {edition} of {root} has no data any more: {latest} is the latest, and upkeep removes that of older "
+                f"ones where keep_editions says so. Read {root} itself, or clear the task that passes this edition on."
+            )
         if entry is None or entry.size != part.bytes:
             what = "is missing" if entry is None else f"has {entry.size} bytes instead of {part.bytes}"
             raise SourceError(f"{root / part.path} {what}; {root / name} names it. Clear the task that wrote it.")
@@ -289,4 +333,4 @@ def readable(name: str) -> Iterator[None]:
     except DistilError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{name} cannot be read: {error}. What was answered is kept, and the next try goes on.") from error
+        raise SourceError(f"{name} cannot be read: {str(error).rstrip('.')}. What was answered is kept.") from error

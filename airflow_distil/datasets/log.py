@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import ipc
 
-__all__ = ["Fact", "Kind", "Scratch", "decode_segment", "encode_segment"]
+__all__ = ["MOST_BYTES", "Fact", "Kind", "Scratch", "decode_segment", "encode_segment"]
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,11 @@ SCHEMA = pa.schema(
 _TRAILER = b"distil-1"
 _CHECKSUM = 32
 
+# Our segments hold 8 MiB of facts, and one more fact, whose answer is as long as the endpoint made it. What others wrote may be
+# any size, and unpack to a thousand times that; and several are read at a time.
+MOST_BYTES = 64 * 2**20
+_COVERED = re.compile(r"_distil/log/[A-Za-z0-9-]+/[A-Za-z0-9-]+\.arrow")
+
 
 def encode_segment(facts: list[Fact], covers: list[str] | None = None) -> bytes:
     """Return a log segment.
@@ -190,8 +196,12 @@ def encode_segment(facts: list[Fact], covers: list[str] | None = None) -> bytes:
 def decode_segment(data: bytes) -> tuple[list[Fact], list[str]]:
     """Return the facts of a segment, and the names of the segments that it covers.
 
-    :raises ValueError: if it is damaged, or of another format.
+    Others can write where it was, so nothing is taken on trust: a checksum tells damage from data, not friend from foe.
+
+    :raises ValueError: if it is damaged, too large, or of another format.
     """
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
     body, checksum, trailer = (
         data[: -_CHECKSUM - len(_TRAILER)],
         data[-_CHECKSUM - len(_TRAILER) : -len(_TRAILER)],
@@ -199,11 +209,56 @@ def decode_segment(data: bytes) -> tuple[list[Fact], list[str]]:
     )
     if trailer != _TRAILER or hashlib.sha256(body).digest() != checksum:
         raise ValueError("checksum or format differs")
-    table = ipc.open_stream(body).read_all()
+    try:
+        if _unpacked_size(body) > MOST_BYTES:
+            raise ValueError(f"it unpacks to more than {MOST_BYTES // 2**20} MiB")
+        table = ipc.open_stream(body).read_all()
+        # Offsets that lead out of their buffer read the memory of this process.
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, struct.error) as error:
+        raise ValueError(f"it is no Arrow stream: {type(error).__name__}") from error
     if not table.schema.equals(SCHEMA):
         raise ValueError(f"columns differ: {table.schema.names}")
+    if any(column.null_count for column in table.columns):
+        raise ValueError("it has nulls")
     columns = [table.column(name).to_pylist() for name in SCHEMA.names]
     *_, kinds, _bodies = columns
     columns[-2] = [Kind(kind) for kind in kinds]
     covers = (table.schema.metadata or {}).get(b"covers", b"").decode()
-    return [Fact(*values) for values in zip(*columns, strict=True)], covers.split("\n") if covers else []
+    names = covers.split("\n") if covers else []
+    if not all(map(_COVERED.fullmatch, names)):
+        raise ValueError("it covers what is no segment")
+    return [Fact(*values) for values in zip(*columns, strict=True)], names
+
+
+def _unpacked_size(stream: bytes) -> int:
+    """Return how many bytes a stream's compressed buffers say they unpack to; Arrow makes room for that many.
+
+    pyarrow has no bound for it, and does not tell the places of the buffers, so they are looked up in the messages' metadata,
+    a FlatBuffer: see https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc.
+    """
+    total = 0
+    for message in ipc.MessageReader.open_stream(pa.py_buffer(stream)):
+        if message.type == "schema":
+            continue
+        if message.type != "record batch":
+            raise ValueError(f"it holds a {message.type}")
+        metadata, body = message.metadata.to_pybytes(), memoryview(message.body)
+        batch = _follow(metadata, _field(metadata, _follow(metadata, 0), 2))
+        buffers = _follow(metadata, _field(metadata, batch, 2))
+        (count,) = struct.unpack_from("<I", metadata, buffers)
+        for at in range(buffers + 4, buffers + 4 + 16 * count, 16):
+            offset, length = struct.unpack_from("<qq", metadata, at)
+            (unpacked,) = struct.unpack_from("<q", body, offset) if length else (0,)
+            total += max(unpacked, 0)  # -1: not packed
+    return total
+
+
+def _follow(buffer: bytes, at: int) -> int:
+    return at + int(struct.unpack_from("<I", buffer, at)[0])
+
+
+def _field(buffer: bytes, table: int, number: int) -> int:
+    """Return where a field of a FlatBuffer's table stands."""
+    fields = table - int(struct.unpack_from("<i", buffer, table)[0])
+    return table + int(struct.unpack_from("<H", buffer, fields + 4 + 2 * number)[0])

@@ -6,17 +6,40 @@ Both are read back from storage that others can write to, so they are validated 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from airflow_distil.conversation import digest
+from airflow_distil.datasets.stores.base import Store
 
-__all__ = ["FORMAT", "Claim", "Identity", "Manifest", "Part", "claim_name", "manifest_name", "numbers"]
+__all__ = [
+    "FORMAT",
+    "Claim",
+    "Identity",
+    "Manifest",
+    "Part",
+    "claim_name",
+    "manifest_name",
+    "numbers",
+    "read_claim",
+    "read_manifest",
+]
 
 FORMAT: Literal["airflow-distil/1"] = "airflow-distil/1"
 """Format of claims, manifests and summaries. It rises when an older version could misread a newer document."""
+
+# Room for 200,000 parts, members or source files of 300 bytes each. It is read in one piece, so there has to be an end.
+DOCUMENT_BYTES = 64 * 2**20
+
+# What Arrow, SQL and the log's own columns hold: a forged count must not fail where it is added up.
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Number = Annotated[int, Field(gt=0, lt=2**31)]
+_Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+_D = TypeVar("_D", bound=BaseModel)
 
 CLAIMS = "_distil/claims/"
 MANIFESTS = "_distil/manifests/"
@@ -35,8 +58,9 @@ def manifest_name(edition: int) -> str:
 
 def numbers(names: Iterable[str], prefix: str) -> list[int]:
     """Return the numbers of the documents among names, rising; what else somebody left there is none."""
-    stems = (name[len(prefix) :].removesuffix(".json") for name in names)
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    # Nine digits: more than there will ever be attempts, and a number that the log can hold.
+    matches = (re.fullmatch(r"([0-9]{6,9})\.json", name[len(prefix) :]) for name in names)
+    return sorted({int(match[1]) for match in matches if match})
 
 
 class _Document(BaseModel):
@@ -93,12 +117,12 @@ class Identity(BaseModel):
 class Claim(_Document):
     """An attempt's announcement. The highest claim is the one that may spend money."""
 
-    number: PositiveInt
-    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    number: _Number
+    nonce: _Nonce
     identity: Identity
     ask: str
-    round: PositiveInt
-    edition: PositiveInt
+    round: _Number
+    edition: _Number
     fingerprint: str
     try_number: int = 0
     host: str = ""
@@ -111,8 +135,9 @@ class Claim(_Document):
 
 
 def _inside(path: str) -> str:
-    if path.startswith("/") or "\\" in path or any(segment in {"", ".", ".."} for segment in path.split("/")):
-        raise ValueError(f"part {path!r} is not a plain path below the destination")
+    # Nothing that a store, a URL or a file system could take for more than names of folders and a file.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", path):
+        raise ValueError("a part's path is not a plain path below the destination")
     return path
 
 
@@ -122,20 +147,20 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     path: Annotated[str, AfterValidator(_inside)]
-    rows: NonNegativeInt
-    bytes: NonNegativeInt
+    rows: _Count
+    bytes: _Count
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Manifest(_Document):
     """One published edition: exactly these parts, and how they came to be."""
 
-    edition: PositiveInt
-    claim: PositiveInt
-    nonce: str
+    edition: _Number
+    claim: _Number
+    nonce: _Nonce
     identity: Identity
     ask: str
-    round: PositiveInt
+    round: _Number
     fingerprint: str
     fencing: Literal["put-if-absent", "none"] = "put-if-absent"
     created_at: str = ""
@@ -143,16 +168,16 @@ class Manifest(_Document):
     # Of a dataset that is a list of others, recorded without copying: the summaries, in order.
     members: list[dict[str, Any]] = []
     columns: dict[str, str] = {}
-    rows: NonNegativeInt = 0
-    ok: NonNegativeInt = 0
-    unparsed: NonNegativeInt = 0
-    failed: NonNegativeInt = 0
-    skipped: NonNegativeInt = 0
+    rows: _Count = 0
+    ok: _Count = 0
+    unparsed: _Count = 0
+    failed: _Count = 0
+    skipped: _Count = 0
     # A generator's candidates that became no row: rejected, unparsed, failed.
-    lost: dict[str, NonNegativeInt] = {}
-    input_tokens: NonNegativeInt | None = None
-    output_tokens: NonNegativeInt | None = None
-    cost_usd: float | None = None
+    lost: dict[str, _Count] = {}
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    cost_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     model: str | None = None
     numbers: dict[str, dict[str, float]] = {}
     reasons: dict[str, int] = {}
@@ -208,3 +233,35 @@ class Manifest(_Document):
             "numbers": self.numbers,
             "page": None,
         }
+
+
+def read_claim(store: Store, number: int) -> Claim:
+    """Return a claim that is there; see `read_manifest`."""
+    claim = _read("claim", store, claim_name(number), Claim.model_validate_json)
+    if claim.number != number:
+        raise ValueError(f"{store}/{claim_name(number)} is of claim {claim.number}.")
+    return claim
+
+
+def read_manifest(store: Store, edition: int) -> Manifest:
+    """Return the manifest of an edition. Others can write where it is, so it is not believed.
+
+    :raises FileNotFoundError: if there is none.
+    :raises ValueError: if it is no manifest of this version, or another edition's. The message quotes nothing of it.
+    """
+    manifest = _read("manifest", store, manifest_name(edition), Manifest.parse)
+    if manifest.edition != edition:
+        raise ValueError(f"{store}/{manifest_name(edition)} is of edition {manifest.edition}.")
+    return manifest
+
+
+def _read(what: str, store: Store, name: str, parse: Callable[[bytes], _D]) -> _D:
+    data = store.get(name, 0, DOCUMENT_BYTES + 1)
+    problem = f"it is larger than {DOCUMENT_BYTES // 2**20} MiB"
+    if len(data) <= DOCUMENT_BYTES:
+        try:
+            return parse(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    raise ValueError(f"{store}/{name} is no {what} of this version of airflow-distil: {problem}.")

@@ -12,12 +12,12 @@ from itertools import groupby
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.files import File, Stores, described, find_files, readable, sorted_out
 from airflow_distil.datasets.readers import (
     BATCH_ROWS,
-    JSON,
     Contents,
     JSONReader,
     Located,
@@ -25,11 +25,12 @@ from airflow_distil.datasets.readers import (
     Reader,
     cast_to,
     format_of,
+    located,
     reader_for,
-    without_surrogates,
 )
 from airflow_distil.datasets.stores import open_store
 from airflow_distil.datasets.uri import URI
+from airflow_distil.datasets.values import python_values
 from airflow_distil.exceptions import SourceError, TaskDefinitionError
 
 __all__ = ["Source", "SourceFile", "numbered", "open_source", "rows_of"]
@@ -37,6 +38,8 @@ __all__ = ["Source", "SourceFile", "numbered", "open_source", "rows_of"]
 # Files are looked into before the first call. Each takes a few round trips of 50 ms, so thousands need company; more than
 # a few would hold a read-ahead each for nothing, as unpacking and parsing share two cores at best.
 LOOKERS = 8
+
+_NOTHING_ASKED = "Nothing was asked in this try. Let upstream write the file anew, or leave it out of the source."
 
 
 @dataclass(frozen=True)
@@ -65,23 +68,41 @@ class _Piece:
     contents: Contents = field(default=Contents(0, pa.schema([])))
 
     def scanned(self, limit: int | None) -> _Piece:
-        with readable(self.name):
-            contents = self.reader.scan(self.open, self.name, limit)
-        expected = self.file.rows if self.file else None
-        if expected is not None and contents.rows != (expected if limit is None else min(expected, limit)):
-            raise SourceError(f"{self.name} has {contents.rows} rows; its manifest says {expected}. The file was replaced.")
+        try:
+            with readable(self.name):
+                contents = self.reader.scan(self.open, self.name, limit)
+            expected = self.file.rows if self.file else None
+            if expected is not None and contents.rows != (expected if limit is None else min(expected, limit)):
+                raise SourceError(f"{self.name} has {contents.rows} rows; its manifest says {expected}. The file was replaced.")
+        except SourceError as error:
+            raise SourceError(f"{error} {_NOTHING_ASKED}") from error
         return replace(self, contents=contents)
 
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Yield the piece's rows with the columns and types of `schema`."""
-        own = pa.schema([column for column in self.contents.schema if column.name in schema.names])
-        left = self.contents.rows
-        with readable(self.name):
-            for batch in self.reader.batches(self.open, self.name, own):
-                yield _conformed(batch.slice(0, left), schema, self.name)
-                left -= batch.num_rows
-                if left <= 0:
-                    return
+        read, rows = 0, self.contents.rows
+        try:
+            with readable(self.name):
+                for batch in self._own(schema):
+                    yield _conformed(batch, schema, self.name)
+                    read += batch.num_rows
+            if read != rows:
+                raise SourceError(f"{self.name} gives {read} rows, and says that it has {rows}.")
+        except SourceError as error:
+            raise SourceError(
+                f"{error} It was found when {read} of {rows} rows of {self.name} were read. What was answered is kept: once "
+                "upstream has written the file anew, the next try asks only what is new."
+            ) from error
+
+    def _own(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Yield the rows with those columns of `schema` that the piece has; without any, rows of nothing."""
+        rows = self.contents.rows
+        if own := [column for column in self.contents.schema if column.name in schema.names]:
+            yield from self.reader.batches(self.open, self.name, pa.schema(own), rows)
+            return
+        for start in range(0, rows, BATCH_ROWS):
+            # A batch without columns has no rows either.
+            yield pa.record_batch([pa.nulls(min(BATCH_ROWS, rows - start))], [""])
 
 
 class Source:
@@ -183,19 +204,17 @@ class _Numbers:
     def scan(self, _file: Opener, _name: str, _limit: int | None = None) -> Contents:
         return Contents(self._count, pa.schema([pa.field("candidate", pa.int64())]))
 
-    def batches(self, _file: Opener, _name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def batches(self, _file: Opener, _name: str, schema: pa.Schema, _limit: int | None = None) -> Iterator[pa.RecordBatch]:
         for start in range(0, self._count, BATCH_ROWS):
             numbers = pa.array(range(start, min(start + BATCH_ROWS, self._count)), pa.int64())
             yield pa.record_batch([numbers], schema=schema)
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:
-    """Return the rows of a batch as Python values, those of JSON columns parsed."""
-    rows: list[Row] = batch.to_pylist()
-    for name in (column.name for column in batch.schema if column.type == JSON):
-        for row in rows:
-            row[name] = None if row[name] is None else json.loads(row[name])
-    return rows
+    """Return the rows of a batch as Python values; see `python_values`."""
+    columns = [python_values(array) for array in batch.columns]
+    names = batch.schema.names
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _pieces(source: Any, stores: Stores, types: Mapping[str, pa.DataType], limit: int | None) -> list[_Piece]:
@@ -206,13 +225,32 @@ def _pieces(source: Any, stores: Stores, types: Mapping[str, pa.DataType], limit
 
 
 def _rows_piece(rows: list[Mapping[str, Any]]) -> _Piece:
-    located = [Located(f"row {number}", 0, without_surrogates(dict(row))) for number, row in enumerate(rows)]
-    try:
-        content = json.dumps([row.value for row in located], sort_keys=True, default=str).encode()
-    except (TypeError, ValueError) as error:
-        raise TaskDefinitionError(f"source: the rows cannot be hashed, as JSON has no form for them: {error}.") from error
-    reader = JSONReader(lambda _open, _name: iter(located))
-    return _Piece("source", reader, io.BytesIO, {"rows": hashlib.sha256(content).hexdigest()})
+    content = hashlib.sha256()
+    found: list[Located] = []
+    for number, row in enumerate(rows):
+        if odd := [name for name in row if not isinstance(name, str)]:
+            raise TaskDefinitionError(
+                f"source: row {number} cannot be hashed: it has a column named {odd[0]!r} ({type(odd[0]).__name__}). Nothing "
+                "was asked. Names of columns are text."
+            )
+        found.append(located(f"row {number}", row, "source"))
+        try:
+            text = json.dumps(found[-1].value, sort_keys=True, default=_as_text)
+        except (TypeError, ValueError) as error:
+            raise TaskDefinitionError(
+                f"source: row {number} cannot be hashed, as JSON has no form for it: {error}. Nothing was asked. Pass lists, "
+                "dicts, text, numbers, bytes, dates and times."
+            ) from error
+        content.update(text.encode() + b"\n")
+    reader = JSONReader(lambda _open, _name: iter(found))
+    return _Piece("source", reader, io.BytesIO, {"rows": content.hexdigest()})
+
+
+def _as_text(value: Any) -> str:
+    # The text of a set is in any order, and that of an object without one has its address: another hash in each process.
+    if isinstance(value, set | frozenset) or hex(id(value)) in repr(value):
+        raise TypeError(f"a {type(value).__name__} has no text that is always the same")
+    return str(value)
 
 
 def _file_piece(file: File, types: Mapping[str, pa.DataType]) -> _Piece:
@@ -263,6 +301,8 @@ def _fitted(pieces: list[_Piece], columns: Sequence[str] | None, types: Mapping[
             if columns is None or column.name in columns:
                 schema = _unified(schema, pa.field(column.name, types.get(column.name, column.type)), piece.name)
     schema = pa.schema([schema.field(name) for name in columns or schema.names])
+    for column in schema:
+        _try_writing(column)
     for piece in pieces:
         _try_casts(piece, schema)
     return Source(pieces, schema)
@@ -275,6 +315,18 @@ def _unified(schema: pa.Schema, column: pa.Field, name: str) -> pa.Schema:
         raise SourceError(
             f"column {column.name!r} is {column.type} in {name}, and {schema.field(column.name).type} in files before. Declare "
             f"its type (schema={{{column.name!r}: 'string'}}), or leave it out with columns=[…]."
+        ) from error
+
+
+def _try_writing(column: pa.Field) -> None:
+    """Do with a column what is done with it after every answer is paid for."""
+    try:
+        rows = pa.nulls(1, column.type).take(pa.array([0]))
+        pq.write_table(pa.table([rows], pa.schema([column])), pa.BufferOutputStream())
+    except pa.ArrowException as error:
+        raise SourceError(
+            f"column {column.name!r} is {column.type}, which cannot be written to Parquet: {error}. Nothing was asked. Declare "
+            f"another type (schema={{{column.name!r}: 'string'}}), or leave it out with columns=[…]."
         ) from error
 
 

@@ -7,10 +7,24 @@ from dataclasses import dataclass, replace
 
 from airflow_distil.exceptions import TaskDefinitionError
 
-__all__ = ["SCHEMES", "URI"]
+__all__ = ["SCHEMES", "URI", "refuse_credentials"]
 
 SCHEMES = {"file": "file", "gs": "gs", "gcs": "gs", "s3": "s3", "memory": "memory"}
 """Known schemes, and the one name that each goes by."""
+
+# Linux's own limit for a path; names in buckets have 1,024 bytes at most.
+LONGEST = 4096
+
+# What stands before an "@" and has a colon in it, as such or encoded; without "//" too, as people paste keys anywhere.
+_PASSWORD = re.compile(r"(?:^|//)[^/@]*(?::|%3a)(?!//)[^@]*@", re.IGNORECASE)
+# Presigned URLs, and those that hold a token.
+_SIGNATURE = re.compile(r"[?&][\w.-]*(?:sig|signature|token|credential|secret|password|accesskeyid)=", re.IGNORECASE)
+
+# It says nothing of the text, which is the secret.
+_ADVICE = (
+    "a URI carries credentials (user:password@…, or a signature or token after '?'). URIs end up in logs and XComs: keep the "
+    "secret in an Airflow connection and write scheme://conn_id@bucket/key."
+)
 
 _PARTS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<conn_id>[^@/]*)@)?(?P<bucket>[^/]*)(?P<key>.*)", re.DOTALL)
 
@@ -41,6 +55,9 @@ class URI:
         """
         if not text.strip():
             raise TaskDefinitionError("a URI is empty. Was it a template over a value that is not set?")
+        if len(text) > LONGEST:
+            raise TaskDefinitionError(f"a URI has {len(text)} characters, and no file system or bucket takes over {LONGEST}.")
+        refuse_credentials(text)
         if text.startswith(("[", "{")):
             raise TaskDefinitionError(
                 f"{_short(text)} looks like a list or dict rendered to text, not like a URI. Pass the upstream's output itself "
@@ -55,17 +72,14 @@ class URI:
                 "or a URI such as gs://bucket/folder."
             )
         scheme, conn_id, bucket = parts["scheme"].lower(), parts["conn_id"], parts["bucket"]
-        if ":" in f"{conn_id or ''}{bucket}":
-            raise TaskDefinitionError(
-                f"a {scheme}:// URI carries credentials (user:password@…). URIs end up in logs and XComs: keep the secret in "
-                f"an Airflow connection and write {scheme}://conn_id@bucket/key."
-            )
+        if ":" in bucket or not re.fullmatch(r"[\w!#().-]*", conn_id or ""):
+            raise TaskDefinitionError(_ADVICE)
         if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
             raise TaskDefinitionError(f"unknown scheme {scheme}://. Known are {known} and absolute paths.")
         uri = cls(SCHEMES[scheme], conn_id or None, bucket, _clean(parts["key"]))
-        if uri.scheme == "file" and bucket:
-            raise TaskDefinitionError(f"{_short(text)} names a host. A local file has three slashes: file:///{bucket}/…")
+        if uri.scheme == "file":
+            _check_local(uri, text)
         if uri.scheme != "file" and not bucket:
             raise TaskDefinitionError(f"{_short(text)} names no bucket. Write {scheme}://bucket/key.")
         return uri
@@ -92,8 +106,27 @@ class URI:
         return self.key.rpartition("/")[2]
 
 
+def refuse_credentials(text: str) -> None:
+    """Refuse what looks like a URI with a secret in it.
+
+    :raises TaskDefinitionError: without repeating the text.
+    """
+    # A path of this host has neither user nor query, and may have any character.
+    if not text.startswith(("/", "file:///")) and (_PASSWORD.search(text) or _SIGNATURE.search(text)):
+        raise TaskDefinitionError(_ADVICE)
+
+
+def _check_local(uri: URI, text: str) -> None:
+    if uri.bucket:
+        raise TaskDefinitionError(f"{_short(text)} names a host. A local file has three slashes: file:///{uri.bucket}/…")
+    if "\0" in uri.key:
+        raise TaskDefinitionError(f"{_short(text)} has a NUL character, which no path can have.")
+
+
 def _clean(key: str) -> str:
     segments = [segment for segment in key.split("/") if segment not in {"", "."}]
+    if re.search("[\ud800-\udfff]", key):
+        raise TaskDefinitionError(f"{_short(key)} is not UTF-8, and so cannot be recorded. Rename what it names.")
     if ".." in segments:
         raise TaskDefinitionError(
             f"{_short(key)} has a '..' segment. Write the path that is meant, so that it cannot leave its folder."

@@ -37,6 +37,7 @@ from airflow_distil.exceptions import (
     TaskDefinitionError,
     TooManyFailures,
     Transient,
+    one_line,
 )
 
 __all__ = ["PROMPTS_KEPT", "AskPass"]
@@ -61,6 +62,10 @@ REPLAYS_PER_TURN = 64
 # Enough to see what a model does wrong, too little to fill a log.
 UNPARSED_SHOWN = 3
 CHARACTERS_SHOWN = 300
+# Of two prompts that should be one, what stands before the first difference.
+CHARACTERS_BEFORE = 100
+# A prompt can have 50 MB, and a log segment with a few of those is one that nobody reads back.
+PROMPT_CHARACTERS = 2**16
 
 
 _NO_ROWS = pa.record_batch({})
@@ -223,7 +228,7 @@ class AskPass:
             if outcome.status == "unparsed" and outcome.trace and self._shown < UNPARSED_SHOWN:
                 self._shown += 1
                 said = str(read_body(outcome.trace[-1][1]).get("text"))[:CHARACTERS_SHOWN]
-                log.warning("Row %d could not be read: %s. The model said: %r", ordinal, outcome.error, said)
+                log.warning("Row %d could not be read: %s. The model said: %r", ordinal, one_line(str(outcome.error)), said)
 
     def _take(self, ordinal: int, told: list[Fate]) -> None:
         try:
@@ -298,8 +303,8 @@ class AskPass:
             "text": without_surrogates(answer.text),
             "vector": None if answer.vector is None else list(answer.vector),
             "scores": None if answer.scores is None else list(answer.scores),
-            "finish_reason": answer.finish_reason,
-            "model": answer.model,
+            "finish_reason": without_surrogates(answer.finish_reason),
+            "model": without_surrogates(answer.model),
             "usage": [tokens_in, tokens_out],
             "cost": _cost(self.llm, tokens_in, tokens_out),
             "latency": answer.latency,
@@ -312,9 +317,13 @@ class AskPass:
         for position, (dialogue, turn) in enumerate(askers):
             body = bodies[min(position, len(bodies) - 1)]
             if dialogue.ordinal < PROMPTS_KEPT and turn.step == 0:
-                body = {**body, "prompt": turn.prompt}
+                body = {**body, "prompt": turn.prompt[:PROMPT_CHARACTERS]}
             facts.append(self.facts.fact(turn, ordinal=dialogue.ordinal, sample=dialogue.sample, kind=kind, body=body))
-        self.facts.add(facts)
+        try:
+            self.facts.add(facts)
+        except OSError as error:
+            self._halt(error)  # at once: whoever takes this answer's place in flight must not send, as it would be lost too
+            raise
         if self.facts.pending >= SEGMENT_BYTES:
             self._full.set()
 
@@ -338,10 +347,11 @@ class AskPass:
         now = dialogue.first.prompt if dialogue.first else ""
         raise TaskDefinitionError(
             f"Task {self.speech.task.name!r} does not make the same prompt twice: row {dialogue.ordinal}, sample "
-            f"{dialogue.sample}, of the same source and the same code.\n  one:     {now}\n  another: {other}\n"
-            "A retry could not recognise its answers and would pay again, so nothing more is asked. Make format_input depend "
-            "on the row only (no clock, no set order, no unseeded random numbers; `converse` is given seeded ones). If the "
-            "prompt comes from another module, and that was edited, clear with on_existing='regenerate'."
+            f"{dialogue.sample}, of the same source and the same code: one is {_from_difference(now, other)}, another "
+            f"{_from_difference(other, now)}. A retry could not recognise its answers and would pay again, so nothing more is "
+            "asked. Make format_input depend on the row only (no clock, no set order, no unseeded random numbers; `converse` "
+            "is given seeded ones). If the prompt comes from another module, and that was edited, clear with "
+            "on_existing='regenerate'."
         )
 
     async def _permit(self) -> None:
@@ -381,7 +391,7 @@ class AskPass:
                 failures = 0
             except OSError as error:
                 failures += 1
-                log.warning("Could not upload the log (%d. time in a row), trying again: %s", failures, error)
+                log.warning("Could not upload the log (%d. time in a row), trying again: %s", failures, one_line(str(error)))
                 if failures >= UPLOAD_FAILURES:
                     raise DestinationError(f"The log cannot be uploaded: {error}. Its facts are kept on this host.") from error
                 # However much is waiting: a store that is down for a moment must not use up all tries in it.
@@ -431,6 +441,12 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 def _failure(error: Exception, began: float) -> dict[str, Any]:
     return {"error": without_surrogates(str(error)), "latency": time.monotonic() - began}
+
+
+def _from_difference(prompt: str, other: str) -> str:
+    same = next((at for at, (one, another) in enumerate(zip(prompt, other, strict=False)) if one != another), 0)
+    start = max(0, same - CHARACTERS_BEFORE)
+    return f"{'…' if start else ''}{prompt[start : start + CHARACTERS_SHOWN]}"
 
 
 def _opening(wanting: tuple[Dialogue, list[Turn]]) -> bytes:

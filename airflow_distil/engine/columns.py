@@ -15,7 +15,7 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # typing's own does not know those of typing_extensions, which pydantic wants
 
 from airflow_distil.conversation import Row, Unparsed, Vector
-from airflow_distil.datasets.readers import storable, without_surrogates
+from airflow_distil.datasets.readers import DEEPEST, fits_parquet, nested, storable, without_surrogates
 from airflow_distil.exceptions import TaskDefinitionError
 
 __all__ = ["Columns", "arrow_type"]
@@ -90,6 +90,9 @@ class Columns:
         checked, wrong = {}, []
         for name, value in row.items():
             adapter = self._adapters.get(name)
+            if adapter is None and nested(value) > DEEPEST:
+                wrong.append(f"{name}: nested over {DEEPEST} levels deep")
+                continue
             if value is None or adapter is None:
                 checked[name] = value
                 self.has_gaps |= name in self._sizes
@@ -148,9 +151,14 @@ class Columns:
         try:
             value, found = _fitting(value)
             fields = [pa.schema([pa.field(name, kind)]) for kind in (learnt, found)]
-            self._learnt[name] = pa.unify_schemas(fields, promote_options="permissive").field(0).type
+            both = pa.unify_schemas(fields, promote_options="permissive").field(0).type
         except _UNFIT:
+            both = None
+        # What a model nests deeper, no reader of Parquet takes.
+        if both is None or not fits_parquet(both):
             self._mixed.add(name)
+        else:
+            self._learnt[name] = both
         return value
 
 

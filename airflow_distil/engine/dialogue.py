@@ -16,7 +16,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from airflow_distil.conversation import (
     Answer,
@@ -38,7 +41,10 @@ from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
 
-__all__ = ["Dialogue", "Outcome", "Speech", "Turn", "answer_of", "read_body"]
+__all__ = ["Dialogue", "Outcome", "Speech", "Turn", "answer_of", "check_body", "read_body"]
+
+# As the columns of `distil_metadata` hold it; no call has more tokens.
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +277,41 @@ class Dialogue:
     def _reseed(self) -> None:
         # Per step, so that what a task draws at one step cannot depend on how much it drew before.
         self._rng.seed(int.from_bytes(digest(self._seed, str(len(self._trace)).encode()), "little"))
+
+
+class _Body(TypedDict, total=False):
+    """What a fact carries, as `AskPass` writes it."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    text: str | None
+    vector: list[float] | None
+    scores: list[float] | None
+    finish_reason: str | None
+    model: str | None
+    usage: tuple[_Count | None, _Count | None]
+    cost: float | None
+    latency: float | None
+    attempts: _Count | None
+    error: str
+    prompt: str
+
+
+_BODY = TypeAdapter(_Body)
+
+
+def check_body(fact: Fact) -> None:
+    """Check the body of a fact that others could have written: a replay must not stumble over it at each attempt.
+
+    :raises ValueError: if it is not what an attempt writes. The message quotes nothing of it.
+    """
+    try:
+        body = _BODY.validate_json(fact.body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"fact {fact.number}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if fact.kind is not Kind.ANSWER and "error" not in body:
+        raise ValueError(f"fact {fact.number} is a failure without an error")
 
 
 def read_body(fact: Fact) -> dict[str, Any]:

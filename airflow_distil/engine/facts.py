@@ -12,17 +12,19 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from airflow_distil.conversation import digest
 from airflow_distil.datasets.diskmap import DiskMap
-from airflow_distil.datasets.log import Fact, Kind, Scratch, decode_segment, encode_segment
+from airflow_distil.datasets.log import MOST_BYTES, Fact, Kind, Scratch, decode_segment, encode_segment
 from airflow_distil.datasets.manifest import LOG, Claim
 from airflow_distil.datasets.stores import Store, create
-from airflow_distil.engine.dialogue import Turn
+from airflow_distil.engine.dialogue import Turn, check_body
 from airflow_distil.engine.workspace import FACTS, Workspace
+from airflow_distil.exceptions import one_line
 
-__all__ = ["Facts"]
+__all__ = ["Facts", "is_compaction", "read_segment"]
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +68,23 @@ class Facts:
     def load(self) -> int:
         """Read the log as it is now, and what killed attempts left on this host. Return how many facts there were."""
         names = [entry.name for entry in self._store.list(LOG)]
-        compacted = [name for name in names if "/compact-" in name]
+        compacted = [name for name in names if is_compaction(name)]
         covered: set[str] = set()
         uploaded: dict[bytes, int] = defaultdict(int)
-        count = 0
-        for facts, covers in self._read_all(compacted):
-            covered.update(covers)
-            count += self._take(facts, uploaded)
+        count = self._take_compacted(compacted, covered, uploaded)
         loose = [name for name in names if name not in covered and name not in compacted]
-        for facts, _ in self._read_all(loose):
-            count += self._take(facts, uploaded)
+        gone: set[str] = set()
+        for name, segment in zip(loose, self._read_all(loose), strict=True):
+            if segment is None:
+                gone.add(name)
+            else:
+                count += self._take(segment[0], uploaded)
+        if gone:
+            # Upkeep has removed them since, as a compaction that we did not know of repeats them.
+            newer = [entry.name for entry in self._store.list(LOG) if is_compaction(entry.name) and entry.name not in compacted]
+            count += self._take_compacted(newer, covered, uploaded)
+            if lost := gone - covered:
+                raise FileNotFoundError(f"{self._store}/{min(lost)} was deleted while the log was read")
         if len(loose) > MANY_SEGMENTS:
             self._compact(loose)
         return count + self._pick_up(uploaded)
@@ -163,24 +172,24 @@ class Facts:
         self._copied.remove()
         self._scratch.close()
 
-    def _read_all(self, names: list[str]) -> Iterator[tuple[list[Fact], list[str]]]:
+    def _take_compacted(self, names: list[str], covered: set[str], uploaded: dict[bytes, int]) -> int:
+        count = 0
+        for facts, covers in filter(None, self._read_all(names)):
+            covered.update(covers)
+            count += self._take(facts, uploaded)
+        return count
+
+    def _read_all(self, names: list[str]) -> Iterator[tuple[list[Fact], list[str]] | None]:
         with ThreadPoolExecutor(READERS) as readers:
             # In groups, because `map` reads ahead without a bound.
             for start in range(0, len(names), READERS):
-                yield from readers.map(self._read, names[start : start + READERS])
-
-    def _read(self, name: str) -> tuple[list[Fact], list[str]]:
-        data = self._store.get(name)
-        try:
-            return decode_segment(data)
-        except (ValueError, OSError) as error:
-            # Its rows are asked again; nothing can be read from half a segment.
-            log.warning("%s/%s is left out: %s", self._store, name, error)
-            return [], []
+                yield from readers.map(partial(read_segment, self._store), names[start : start + READERS])
 
     def _take(self, facts: Iterable[Fact], uploaded: dict[bytes, int]) -> int:
         count = 0
         for fact in facts:
+            if fact.kind is Kind.TRANSIENT:
+                continue  # no attempt of ours uploads one
             # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
             uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
             self._place(fact, self._copied.append([fact])[0] + 1)
@@ -224,8 +233,8 @@ class Facts:
         covers: list[str] = []
         size = number = 0
         for position, name in enumerate(names, 1):
-            read, _ = self._read(name)
-            if read:  # else it is damaged, or of a newer format: who can read it must still find it
+            read, _ = read_segment(self._store, name) or ([], [])
+            if read:  # else it is gone, or damaged, or of a newer format: who can read it must still find it
                 facts += read
                 covers.append(name)
                 size += sum(len(fact.body) for fact in read)
@@ -234,6 +243,28 @@ class Facts:
                 create(self._store, f"{LOG}{self._claim.folder}/compact-{number:06d}.arrow", encode_segment(facts, covers))
                 facts, covers, size = [], [], 0
         log.info("Compacted %d log segments into %d", len(names), number)
+
+
+def is_compaction(name: str) -> bool:
+    """Tell whether a segment repeats others."""
+    return "/compact-" in name
+
+
+def read_segment(store: Store, name: str) -> tuple[list[Fact], list[str]] | None:
+    """Return the facts of a segment and the names of those that it covers: none if it is damaged; None if it is not there."""
+    try:
+        data = store.get(name, 0, MOST_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    try:
+        facts, covers = decode_segment(data)
+        for fact in facts:
+            check_body(fact)
+    except ValueError as error:
+        # Its rows are asked again; nothing can be read from half a segment.
+        log.warning("%s is left out: %s", one_line(f"{store}/{name}"), one_line(str(error)))
+        return [], []
+    return facts, covers
 
 
 def _who(ordinal: int, sample: int) -> bytes:

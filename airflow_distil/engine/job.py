@@ -35,7 +35,7 @@ from airflow_distil.engine.selection import selection
 from airflow_distil.engine.stop import Stop
 from airflow_distil.engine.workspace import Workspace, default_scratch
 from airflow_distil.engine.write import OURS, WritePass, replaced_columns
-from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError
+from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError, one_line
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
 
@@ -240,7 +240,7 @@ class Job:
             facts.flush()
         except OSError as error:
             kept = True
-            log.warning("The last answers could not be uploaded and are kept in %s: %s", workspace.path, error)
+            log.warning("The last answers could not be uploaded and are kept in %s: %s", workspace.path, one_line(str(error)))
         if not kept:
             # Their facts were taken over at the start and are uploaded with ours now.
             workspace.forget_earlier()

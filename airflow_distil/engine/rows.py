@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.diskmap import DiskMap
-from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech
+from airflow_distil.exceptions import one_line
 
 __all__ = ["Fate", "Twins", "dialogues", "fates", "is_skipped", "skipped"]
 
@@ -38,7 +38,8 @@ class Twins:
 
 def is_skipped(row: Row) -> bool:
     """Tell whether an upstream task of ours already gave up on this row."""
-    return row.get("distil_status") in _GIVEN_UP
+    status = row.get("distil_status")
+    return isinstance(status, str) and status in _GIVEN_UP
 
 
 def dialogues(speech: Speech, row: Row, ordinal: int, twins: Twins) -> list[Dialogue]:
@@ -68,7 +69,9 @@ def skipped(speech: Speech, row: Row) -> list[Fate]:
     """Make output rows of a source row that an upstream task of ours gave up on."""
     task = speech.task
     samples = [None] if task.group_generations else list(range(task.num_generations))
-    return [Fate(sample, "skipped", row.get("distil_error"), [], {}) for sample in samples]
+    error = row.get("distil_error")
+    # Of a column that anybody can have written.
+    return [Fate(sample, "skipped", None if error is None else _shown(str(error)), [], {}) for sample in samples]
 
 
 def fates(speech: Speech, outcomes: list[Outcome], *, asked: bool = False) -> Iterator[Fate]:
@@ -77,12 +80,17 @@ def fates(speech: Speech, outcomes: list[Outcome], *, asked: bool = False) -> It
     if not speech.task.group_generations:
         for sample, outcome in enumerate(outcomes):
             columns = {name: outcome.columns.get(name) for name in names}
-            yield Fate(sample, outcome.status, without_surrogates(outcome.error), [outcome], columns, outcome.transient, asked)
+            yield Fate(sample, outcome.status, _shown(outcome.error), [outcome], columns, outcome.transient, asked)
         return
     bad = _worst(outcomes)
     columns = {name: [outcome.columns.get(name) for outcome in outcomes] for name in names}
     transient = any(outcome.transient for outcome in outcomes)
-    yield Fate(None, bad.status, without_surrogates(bad.error), outcomes, columns, transient, asked)
+    yield Fate(None, bad.status, _shown(bad.error), outcomes, columns, transient, asked)
+
+
+def _shown(error: str | None) -> str | None:
+    """Return an error as every place may show it: it often quotes the row, the answer or the endpoint."""
+    return None if error is None else one_line(error)
 
 
 def _worst(outcomes: list[Outcome]) -> Outcome:

@@ -170,7 +170,7 @@ class WritePass:
             pa.array([fate.sample for *_, fate in written], pa.int32()),
             pa.array([fate.status for *_, fate in written], pa.string()),
             pa.array([fate.error for *_, fate in written], pa.string()),
-            pa.array([self._metadata(row, fate) for *_, row, fate in written], METADATA),
+            _metadata_array([self._metadata(row, fate) for *_, row, fate in written]),
         ]
         written_batch = pa.record_batch(arrays, schema=schema)
         self.numbers.add(written_batch, [task.output_mappings.get(name, name) for name in task.output_names])
@@ -223,6 +223,22 @@ class WritePass:
             kind = self.columns.type(name)
             types[task.output_mappings.get(name, name)] = pa.list_(kind) if task.group_generations else kind
         return {**types, task.output_mappings.get("model_name", "model_name"): pa.string(), **OURS}
+
+
+def _metadata_array(metadata: list[list[dict[str, Any]]]) -> pa.Array:
+    try:
+        return pa.array(metadata, METADATA)
+    except (pa.ArrowException, OverflowError):
+        # The source's own entries can be anybody's; those that are not like ours are left out.
+        return pa.array([[entry for entry in entries if _fits(entry)] for entries in metadata], METADATA)
+
+
+def _fits(entry: dict[str, Any]) -> bool:
+    try:
+        pa.array([entry], METADATA.value_type)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
 
 
 def _plus(total: Any, value: Any) -> Any:

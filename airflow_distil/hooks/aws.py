@@ -30,6 +30,16 @@ class S3Access(NamedTuple):
 
 
 def s3_access(conn_id: str | None) -> S3Access:
+    """Return what an Airflow connection says, or the environment; see `_access`."""
+    try:
+        return _access(conn_id)
+    except TaskDefinitionError as error:
+        problem = str(error)
+    # Anew, and outside of `except`: frames further down hold the key, and some tools show what frames hold.
+    raise TaskDefinitionError(problem)
+
+
+def _access(conn_id: str | None) -> S3Access:
     """Read an Airflow connection of type `aws`, or the environment if there is none; secrets are masked in logs.
 
     With the Amazon provider installed the connection does all that it does there, and temporary credentials are renewed.

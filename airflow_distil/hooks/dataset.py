@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_distil.conversation import digest
 from airflow_distil.datasets.commit import Commit
-from airflow_distil.datasets.files import find_parts
+from airflow_distil.datasets.files import check_members, find_parts
 from airflow_distil.datasets.filesystem import open_parts
 from airflow_distil.datasets.manifest import FORMAT, Identity, Manifest
 from airflow_distil.datasets.numbers import Numbers
@@ -48,7 +48,7 @@ def publish(data: Any, destination: str | None = None) -> dict[str, Any]:
         # Written here first: what is in the parts decides whether they are published already.
         local = FileStore(URI.parse(folder))
         try:
-            content, fingerprint = _content(data, local, Path(folder))
+            content, fingerprint = _content(data, target, local, Path(folder))
             begun = _same(commit, fingerprint) or commit.begin(fingerprint)
             if isinstance(begun, Manifest):
                 _published.add(once)
@@ -84,12 +84,12 @@ def _same(commit: Commit, fingerprint: str) -> Manifest | None:
     return latest if same else None
 
 
-def _content(data: Any, local: FileStore, folder: Path) -> tuple[dict[str, Any], str]:
+def _content(data: Any, target: URI, local: FileStore, folder: Path) -> tuple[dict[str, Any], str]:
     """Write the parts locally; return the fields of the manifest and the fingerprint."""
     streams = hasattr(data, "__arrow_c_stream__") or isinstance(data, Mapping | str) or not isinstance(data, Iterable)
     items = data if streams else list(data)
     if isinstance(items, list) and items and all(isinstance(item, Mapping) and item.get("format") == FORMAT for item in items):
-        return _members(items)
+        return _members(items, target)
     reader = _reader(items)
     writer = PartWriter(local, "parts", folder, reader.schema)
     numbers, counts, rows = Numbers(), dict.fromkeys(("ok", "unparsed", "failed", "skipped"), 0), 0
@@ -111,8 +111,9 @@ def _content(data: Any, local: FileStore, folder: Path) -> tuple[dict[str, Any],
     return content, digest(*(part["sha256"].encode() for part in parts)).hex()
 
 
-def _members(summaries: list[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
+def _members(summaries: list[Mapping[str, Any]], target: URI) -> tuple[dict[str, Any], str]:
     find_parts(summaries, stores=store_for)  # refuses what is not there, or not what the summary says
+    check_members(target, summaries)
     try:
         counts = {name: sum(int(each[name]) for each in summaries) for name in ("rows", "ok", "unparsed", "failed", "skipped")}
         columns = {name: str(kind) for each in summaries for name, kind in each["columns"].items()}

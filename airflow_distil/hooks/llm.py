@@ -95,7 +95,12 @@ class LLMHook(BaseHook):
         :raises TaskDefinitionError: there is no such connection, a field of it or a parameter is not valid or does not fit its
             backend, or no model is named anywhere.
         """
-        return self._llm(model, generation_kwargs=generation_kwargs, max_concurrency=max_concurrency)
+        try:
+            return self._llm(model, generation_kwargs=generation_kwargs, max_concurrency=max_concurrency)
+        except TaskDefinitionError as error:
+            problem = str(error)
+        # Anew, and outside of `except`: frames further down hold the key, and some tools show what frames hold.
+        raise TaskDefinitionError(problem)
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask the model for one word, a local one for a vector; without a default model, ask the endpoint what it has."""
@@ -228,9 +233,16 @@ class LLMHook(BaseHook):
             # host is this machine or a name inside a cluster.
             scheme = schema if schema in ("http", "https") else "http" if _is_near(host) else "https"
             host = f"{scheme}://{host}"
-        parts = urlsplit(host)
+        try:
+            parts = urlsplit(host)
+            port = parts.port
+        except ValueError:
+            # Without the host, which may hold a password: that is often why it cannot be read.
+            raise TaskDefinitionError(
+                f"Connection {self.llm_conn_id!r}: the host is no URL, or its port is no number. Write https://host:port/v1."
+            ) from None
         place = parts.netloc
-        if connection.port and parts.port is None:
+        if connection.port and port is None:
             place = f"{place}:{connection.port}"
         path = parts.path.rstrip("/")
         if schema and schema not in ("http", "https") and not path.endswith(f"/{schema}"):

@@ -10,7 +10,7 @@ from airflow_distil.datasets.stores import Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import TaskDefinitionError
 
-__all__ = ["destination_of", "scratch_dir", "store_for"]
+__all__ = ["dataset_root", "destination_of", "scratch_dir", "store_for"]
 
 
 def store_for(uri: URI) -> Store:
@@ -49,7 +49,7 @@ def destination_of(given: str | None, identity: Identity) -> URI:
 def _default_destination(identity: Identity) -> URI:
     if not identity.dag_id:
         raise TaskDefinitionError("No destination. Outside a task there is no default one; pass destination=...")
-    root = _option("dataset_root")
+    root = dataset_root()
     if not root:
         raise TaskDefinitionError(
             "No destination. Pass destination='gs://bucket/folder', or set [distil] dataset_root "
@@ -61,6 +61,11 @@ def _default_destination(identity: Identity) -> URI:
         folder = quote(part, safe="")
         uri = uri.join(folder if folder.strip(".") else folder.replace(".", "%2E"))
     return uri
+
+
+def dataset_root() -> str | None:
+    """Return `[distil] dataset_root`, or None if it is not set."""
+    return _option("dataset_root") or None
 
 
 def scratch_dir() -> str | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from email.utils import mktime_tz, parsedate_tz
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, QuotaExceeded, RateLimited, Transient
 
-__all__ = ["ADVICE", "LONGEST", "kind_of", "retry_after", "secrets_in", "words_of"]
+__all__ = ["ADVICE", "LONGEST", "kind_of", "masked", "retry_after", "secrets_in", "words_of"]
 
 # OpenAI sends these as 429, though no waiting helps: going on would mean a run that retries until its deadline.
 OUT_OF_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -38,6 +43,10 @@ LONGEST = 300
 
 # A month, in seconds. No provider means more, and what a server made up must not overflow a date.
 LONGEST_TOLD = 30 * 86_400.0
+
+
+# As Airflow's own masker: to servers that take any key people give "x", and not every x is a secret.
+SHORTEST = 5
 
 
 def kind_of(status: int, error: Any) -> type[LLMError]:
@@ -88,5 +97,32 @@ def words_of(error: Any) -> str:
 
 
 def secrets_in(header: str) -> set[str]:
-    """Return what of a header's value may be secret: all of it, and what follows a scheme as in `Bearer <key>`."""
-    return {header, header.rpartition(" ")[2]} - {""}
+    """Return what of a header's value may be secret: all of it, what follows `Bearer`, the password after `Basic`."""
+    scheme, _, key = header.rpartition(" ")
+    password = ""
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            password = base64.b64decode(key, validate=True).decode().partition(":")[2]
+    return {header, key, password} - {""}
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """Return the text without the secrets, as they are and as servers repeat them: in URLs, in JSON, in HTML, in base64."""
+    forms = {form for secret in secrets if len(secret) >= SHORTEST for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***")
+    return text
+
+
+def _forms(secret: str) -> set[str]:
+    encoded = base64.b64encode(secret.encode()).decode().rstrip("=")
+    return {
+        secret,
+        " ".join(secret.split()),  # as `words_of` leaves it
+        quote(secret, safe=""),
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+        escape(secret),
+        encoded,
+        encoded.translate(str.maketrans("+/", "-_")),
+    }

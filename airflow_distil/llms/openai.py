@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from airflow_distil.conversation import Answer, Chat, Complete, Embed, Request, Usage, canonical, resolve
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, TaskDefinitionError, Transient
-from airflow_distil.llms.failures import ADVICE, LONGEST, kind_of, retry_after, secrets_in, words_of
+from airflow_distil.llms.failures import ADVICE, LONGEST, kind_of, masked, retry_after, secrets_in, words_of
 from airflow_distil.llms.gathering import Gathering, divided
 from airflow_distil.llms.parameters import RESERVED, check_generation_kwargs
 
@@ -44,6 +44,9 @@ NO_KEY = "not-needed"
 TEXTS = 32
 # OpenAI also refuses calls of more than 300,000 tokens. A token has at least one byte.
 BYTES = 300_000
+
+# Of one call: there is no context of a billion tokens.
+MOST_TOKENS = 2**30
 
 _log = logging.getLogger("httpx2")
 if _log.level == logging.NOTSET:
@@ -94,13 +97,8 @@ class OpenAILLM:
             raise TaskDefinitionError(f"Unknown backend {backend!r} for model {model!r}: use 'openai' or 'azure'.")
         environment = "OPENAI_BASE_URL" if backend == "openai" else "AZURE_OPENAI_ENDPOINT"
         self.base_url: str | None = (base_url or os.environ.get(environment) or "").strip() or None
-        if self.base_url and not self.base_url.lower().startswith(("http://", "https://")):
-            raise TaskDefinitionError(f"The base URL {_shown(self.base_url)!r} must start with http:// or https://.")
-        if self.base_url and "@" in urlsplit(self.base_url).netloc:
-            # HTTP has one Authorization header, and the key is in it.
-            raise TaskDefinitionError(
-                f"The base URL {_shown(self.base_url)!r} must not hold a user and password; use `headers`."
-            )
+        if self.base_url:
+            _check_url(self.base_url)
         self.model = model
         self.parameters: Mapping[str, Any] = check_generation_kwargs(generation_kwargs, kind=None)
         self.timeout = timeout
@@ -188,8 +186,9 @@ class OpenAILLM:
                 else:
                     response = await client.get(path, cast_to=httpx2.Response)
         except openai.APIStatusError as error:
-            headers, status = error.response.headers, error.status_code
-            failure = self._refused(status, _error_of(error.body), (body or {}).get("model"), retry_after(headers))
+            # No names for parts of the reply: it may repeat the key, and frames of tracebacks are shown by some tools.
+            wait = retry_after(error.response.headers)
+            failure = self._refused(error.status_code, _error_of(error.body), (body or {}).get("model"), wait)
         except openai.APIConnectionError as error:
             failure = self._unreachable(error)
         except (aiohttp.ClientError, httpx2.HTTPError) as error:
@@ -242,23 +241,26 @@ class OpenAILLM:
         return self._client[1]
 
     def _new_client(self) -> openai.AsyncOpenAI:
-        key = self._key.get_secret_value() or (NO_KEY if self.base_url else None)
-        given: dict[str, Any] = {
-            "api_key": key,
-            "max_retries": 0,  # only the engine retries: it gives the slot back while it waits
-            "timeout": openai.Timeout(None, connect=min(CONNECT_TIMEOUT, self.timeout)),
-            "default_headers": {name: value.get_secret_value() for name, value in self._headers.items()},
-        }
+        kind = openai.AsyncAzureOpenAI if self.backend == "azure" else openai.AsyncOpenAI
         try:
-            if self.backend == "azure":
-                given |= {"azure_endpoint": self.base_url} if self.base_url else {}
-                given |= {"api_version": self.api_version} if self.api_version else {}
-                return openai.AsyncAzureOpenAI(**given, http_client=openai.DefaultAioHttpClient(limits=LIMITS))
-            return openai.AsyncOpenAI(**given, base_url=self.base_url, http_client=openai.DefaultAioHttpClient(limits=LIMITS))
+            return kind(**self._given(), http_client=openai.DefaultAioHttpClient(limits=LIMITS))
         except (openai.OpenAIError, ValueError) as error:
             advice = "give the key (and for Azure endpoint and API version) in the connection"
             failure = Fatal(f"{self!r} cannot be set up: {self._clean(str(error))} Next: {advice}.")
         raise failure
+
+    def _given(self) -> dict[str, Any]:
+        """Return the client's arguments, keys and all; apart, so that no frame of a traceback holds them."""
+        given: dict[str, Any] = {
+            "api_key": self._key.get_secret_value() or (NO_KEY if self.base_url else None),
+            "max_retries": 0,  # only the engine retries: it gives the slot back while it waits
+            "timeout": openai.Timeout(None, connect=min(CONNECT_TIMEOUT, self.timeout)),
+            "default_headers": {name: value.get_secret_value() for name, value in self._headers.items()},
+        }
+        if self.backend != "azure":
+            return given | {"base_url": self.base_url}
+        given |= {"azure_endpoint": self.base_url} if self.base_url else {}
+        return given | ({"api_version": self.api_version} if self.api_version else {})
 
     def _refused(self, status: int, error: Any, model: str | None, wait: float | None) -> LLMError:
         kind = kind_of(status, error)
@@ -287,10 +289,12 @@ class OpenAILLM:
         return _shown(self.base_url) if self.base_url else "the provider's API"
 
     def _clean(self, text: str) -> str:
-        secrets = {self._key.get_secret_value()}.union(*(secrets_in(h.get_secret_value()) for h in self._headers.values()))
-        for secret in sorted(secrets - {"", NO_KEY}, key=len, reverse=True):
-            text = text.replace(secret, "***")
+        key = self._key.get_secret_value()
+        secrets = {key, f"Bearer {key}"}.union(*(secrets_in(header.get_secret_value()) for header in self._headers.values()))
+        if key in ("", NO_KEY):
+            secrets -= {key, f"Bearer {key}"}
         # Shortened last: half a key would not be recognised.
+        text = masked(text, secrets)
         return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
@@ -367,7 +371,8 @@ def _room_of(request: Embed) -> int:
 def _shares(usage: Any, name: str, count: int) -> Sequence[int | None]:
     """Divide tokens so that the shares differ by at most one and add up."""
     total = usage.get(name) if isinstance(usage, Mapping) else None
-    if not isinstance(total, int):
+    # What no call can have cost is not a count: added up, it would not fit its column.
+    if not isinstance(total, int) or isinstance(total, bool) or not 0 <= total < MOST_TOKENS:
         return [None] * count
     share, rest = divmod(total, count)
     return [share + (i < rest) for i in range(count)]
@@ -380,7 +385,30 @@ def _error_of(body: object) -> Any:
     return cast("Any", body.get("error", body) if isinstance(body, Mapping) else body)
 
 
+def _check_url(url: str) -> None:
+    """Refuse a base URL that cannot work, or that holds a secret: what is no password is not masked."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # A password with a slash looks like this, as the host ends there; so nothing of it is shown.
+        raise TaskDefinitionError("The base URL is none: its port is no number. Write https://host:port/v1.") from None
+    if parts.scheme not in ("http", "https"):
+        raise TaskDefinitionError(f"The base URL {_shown(url)!r} must start with http:// or https://.")
+    if "@" in parts.netloc:
+        # HTTP has one Authorization header, and the key is in it.
+        raise TaskDefinitionError(f"The base URL {_shown(url)!r} must not hold a user and password; use `headers`.")
+    if parts.query or parts.fragment:
+        # The client appends the path of each call to it.
+        raise TaskDefinitionError(
+            f"The base URL {_shown(url)!r} must end before the '?'. A key belongs into the connection's password or `headers`, "
+            "Azure's api-version into `api_version`."
+        )
+
+
 def _shown(url: str) -> str:
     """Return a URL without what may be secret in it: user, password, query."""
     parts = urlsplit(url)
+    if not parts.netloc:
+        return url.partition("?")[0].rpartition("@")[2]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

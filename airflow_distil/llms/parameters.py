@@ -28,7 +28,7 @@ RESERVED: Mapping[str, str] = {
 
 _ELSEWHERE: Mapping[str, str] = {
     "extra_headers": "put headers into the connection (`headers`)",
-    "extra_query": "not supported; put it into the base URL of the connection",
+    "extra_query": "not supported",
     "timeout": "set the timeout of the connection",
     "max_retries": "retries are the engine's; leave it out",
 }

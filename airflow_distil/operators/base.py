@@ -79,6 +79,7 @@ class DistilOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         _check_task(task)
+        _check_places(source, destination)
         _check_source(task, source, {"limit": limit, "source_columns": source_columns, "schema": schema})
         if not 0 <= max_failure_ratio <= 1:
             raise TaskDefinitionError(f"max_failure_ratio is {max_failure_ratio:g}; it is a share, from 0 to 1.")
@@ -202,6 +203,15 @@ def _check_task(task: Any) -> None:
     if task.llm is not None:
         # A mapped operator's arguments are stored in the serialized DAG, and an LLM holds its key.
         raise TaskDefinitionError(f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id.")
+
+
+def _check_places(source: Any, destination: Any) -> None:
+    """Refuse a URI with a password before it is in the serialized DAG; what templates make is looked at in `execute`."""
+    from airflow_distil.datasets.uri import refuse_credentials
+
+    for place in [destination, *(source if isinstance(source, list | tuple) else [source])]:
+        if isinstance(place, str) and "{{" not in place:
+            refuse_credentials(place)
 
 
 def _check_source(task: Task, source: Any, bounds: dict[str, Any]) -> None:

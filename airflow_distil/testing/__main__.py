@@ -14,7 +14,8 @@ from airflow_distil.testing.server import FakeLLM
 def main(arguments: list[str] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; the first line on standard output is the base URL."""
     parser = argparse.ArgumentParser(prog="python -m airflow_distil.testing", description="An OpenAI-compatible fake LLM.")
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; by default a free one")
+    parser.add_argument("--port", type=int, default=0, help="port to listen at; by default a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other containers in")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each reply")
     says = parser.add_mutually_exclusive_group()
     says.add_argument("--answer", help="what it says to everything; by default it quotes the request")
@@ -26,7 +27,15 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     answer = sensible if given.sensible else given.answer
-    server = FakeLLM(answer, latency=given.latency, api_key=given.api_key, journal=given.journal, port=given.port, keep=0)
+    server = FakeLLM(
+        answer,
+        latency=given.latency,
+        api_key=given.api_key,
+        journal=given.journal,
+        port=given.port,
+        host=given.host,
+        keep=0,
+    )
     with server:
         sys.stdout.write(f"{server.base_url}\n")
         sys.stdout.flush()

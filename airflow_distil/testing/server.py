@@ -79,6 +79,7 @@ class FakeLLM:
     :param keep: how many of the latest request bodies `requests` remembers.
     :param journal: file that gets one JSON line per complete answer of status 200: `request` (digest), `n`, `time`.
     :param port: 0 takes a free one.
+    :param host: address to listen at; `0.0.0.0` lets other containers and machines in.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class FakeLLM:
         keep: int = 10_000,
         journal: str | os.PathLike[str] | None = None,
         port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         self._voice = Voice(answer, dimensions)
         self._latency = latency
@@ -103,6 +105,7 @@ class FakeLLM:
         self._journal_path = journal
         self._journal = -1
         self._port = port
+        self._host = host
         self._random = random.Random(0)
         self._gate = Gate()
         self._faults: list[list[Any]] = [[fault, fault.times] for fault in faults]
@@ -249,7 +252,7 @@ class FakeLLM:
         server = web.Server(self._handle, access_log=None, handler_cancellation=True)
         runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=BACKLOG)
+        site = web.TCPSite(runner, self._host, self._port, backlog=BACKLOG)
         await site.start()
         self._port = int(runner.addresses[0][1])
         listening.set()

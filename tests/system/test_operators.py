@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from airflow.models.asset import AssetEvent
 from airflow.serialization.serialized_objects import DagSerialization
@@ -13,9 +12,9 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_distil import open_dataset
-from airflow_distil.datasets.log import decode_segment
 from airflow_distil.testing import FakeLLM
 from airflow_distil.testing.faults import Fault
+from tests.exits import everything_in, forms_of
 from tests.system.dagtest import clear, database_text, load, run
 
 DAGS = Path(__file__).with_name("dags")
@@ -245,18 +244,6 @@ def connection(host, key=KEY, **extra):
     )
 
 
-def everything_in(folder):
-    """Return the content of all files below a folder, with compression and columns undone."""
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        data = path.read_bytes()
-        yield path.name, data.decode("utf-8", "replace")
-        if path.suffix == ".parquet":
-            yield path.name, str(pq.read_table(path).to_pylist()) + str(pq.read_metadata(path).metadata)
-        elif path.suffix == ".arrow":
-            for fact in decode_segment(data)[0]:
-                yield path.name, fact.body.decode()
-
-
 def test_the_key_is_nowhere(folder, airflow_db, monkeypatch, capfd):
     """A key in a log, an error column, an XCom, a manifest or the serialized DAG is a key for everybody."""
     monkeypatch.setattr("airflow_distil.engine.asking.FIRST_WAIT", 0.001)
@@ -265,7 +252,8 @@ def test_the_key_is_nowhere(folder, airflow_db, monkeypatch, capfd):
     refuses = Fault(status=400, times=None, body=echo, when=lambda messages: messages[-1]["content"].startswith("bad_rows"))
     with FakeLLM(faults=[refuses], api_key=KEY) as llm:
         hosts = {"works": llm.base_url, "wrong_key": llm.base_url, "bad_rows": llm.base_url, "typo": llm.base_url}
-        hosts["unreachable"] = f"http://127.0.0.1:9/v1?key={KEY}"
+        hosts["unreachable"] = "http://127.0.0.1:9/v1"
+        hosts["in_query"] = f"http://127.0.0.1:9/v1?key={KEY}"
         hosts["in_url"] = f"http://user:{KEY}@127.0.0.1:9/v1"
         for case, host in hosts.items():
             key = f"{KEY}-but-wrong" if case == "wrong_key" else KEY
@@ -273,7 +261,7 @@ def test_the_key_is_nowhere(folder, airflow_db, monkeypatch, capfd):
             monkeypatch.setenv(f"AIRFLOW_CONN_LEAK_{case.upper()}", connection(host, key, **extra))
         dag = load(airflow_db, DAGS / "leaks.py")["leaks"]
         done = run(dag)
-    succeed, fail = ("works", "bad_rows", "unreachable"), ("wrong_key", "typo", "in_url")
+    succeed, fail = ("works", "bad_rows", "unreachable"), ("wrong_key", "typo", "in_url", "in_query")
     assert done.states == {**dict.fromkeys(succeed, "success"), **dict.fromkeys(fail, "failed"), "mapped": {0: "success"}}
     printed = capfd.readouterr()
     searched = {
@@ -291,5 +279,5 @@ def test_the_key_is_nowhere(folder, airflow_db, monkeypatch, capfd):
     assert {Path(name).suffix for name, _ in found} >= {".arrow", ".json", ".parquet"}
     assert "bad_rows 1" in searched["database"]
     for place, text in [*searched.items(), *found]:
-        for secret in (KEY, HEADER):
-            assert secret not in text, f"{place}: …{text[max(0, text.find(secret) - 300) : text.find(secret) + 50]}…"
+        for form in forms_of(KEY) | forms_of(HEADER):
+            assert form not in text, f"{place}: …{text[max(0, text.find(form) - 300) : text.find(form) + 50]}…"

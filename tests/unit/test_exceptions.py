@@ -8,7 +8,7 @@ import re
 import pytest
 
 from airflow_distil import exceptions
-from airflow_distil.exceptions import DistilError, LLMError, RateLimited, TooManyFailures
+from airflow_distil.exceptions import DestinationError, DistilError, LLMError, RateLimited, TooManyFailures
 
 EVERY = [getattr(exceptions, name) for name in exceptions.__all__]
 
@@ -60,10 +60,13 @@ def test_told_time_and_finality_survive_another_process():
     """Attributes that are lost on the way change what happens next."""
     assert pickle.loads(pickle.dumps(RateLimited("slow", 3.0))).retry_after == 3.0
     assert pickle.loads(pickle.dumps(TooManyFailures("many", final=True))).final
+    assert pickle.loads(pickle.dumps(DestinationError("theirs", final=True))).final
 
 
 def test_finality_is_per_error_where_it_depends():
     """One final error must not make all later ones final."""
     assert TooManyFailures("many", final=True).final
     assert not TooManyFailures("many").final
+    assert DestinationError("theirs", final=True).final
+    assert not DestinationError("503").final
     assert LLMError("x").retry_after is None

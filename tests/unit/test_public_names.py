@@ -9,7 +9,7 @@ import pytest
 PUBLIC = {
     "airflow_distil": {"open_dataset", "publish"},
     "airflow_distil.operators": {
-        "ChatGenerationOperator", "ComplexityScorerOperator", "DistilOperator", "DistilRetryPolicy",
+        "ChatGenerationOperator", "CleanDatasetsOperator", "ComplexityScorerOperator", "DistilOperator", "DistilRetryPolicy",
         "EvolComplexityGeneratorOperator", "EvolComplexityOperator", "EvolInstructGeneratorOperator",
         "EvolInstructOperator", "EvolQualityOperator", "GenerateEmbeddingsOperator", "GenstructOperator",
         "InstructionBacktranslationOperator", "PairRMOperator", "PrometheusEvalOperator", "QualityScorerOperator",

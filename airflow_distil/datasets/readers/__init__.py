@@ -10,12 +10,16 @@ import pyarrow as pa
 from airflow_distil.datasets.readers.base import BATCH_ROWS, Contents, Opener, Reader, cast_to, distinct
 from airflow_distil.datasets.readers.csv import CSVReader
 from airflow_distil.datasets.readers.json import (
+    DEEPEST,
     JSON,
     JSONReader,
     Located,
     array_of_objects,
+    fits_parquet,
     infer,
     lines,
+    located,
+    nested,
     rows_to_batch,
     storable,
     without_surrogates,
@@ -25,6 +29,7 @@ from airflow_distil.exceptions import TaskDefinitionError
 
 __all__ = [
     "BATCH_ROWS",
+    "DEEPEST",
     "JSON",
     "CSVReader",
     "Contents",
@@ -36,9 +41,12 @@ __all__ = [
     "array_of_objects",
     "cast_to",
     "distinct",
+    "fits_parquet",
     "format_of",
     "infer",
     "lines",
+    "located",
+    "nested",
     "reader_for",
     "rows_to_batch",
     "storable",

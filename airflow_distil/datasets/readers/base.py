@@ -42,10 +42,11 @@ class Reader(Protocol):
     def scan(self, file: Opener, name: str, limit: int | None = None) -> Contents:
         """Count the rows, up to `limit`, and learn their schema, in bounded memory."""
 
-    def batches(self, file: Opener, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def batches(self, file: Opener, name: str, schema: pa.Schema, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows in the file's order, in batches of bounded rows and bytes.
 
-        :param schema: some or all of the columns that `scan` gave, with those types.
+        :param schema: some or all of the columns that `scan` gave, with those types; at least one.
+        :param limit: rows to read; what comes after them is not looked at, as `scan` did not.
         """
 
 
@@ -54,7 +55,12 @@ def cast_to(array: pa.Array, type: pa.DataType) -> pa.Array:
 
     Arrow's own cast to the same type is not a no-op: it breaks nulls inside lists (pyarrow 26).
     """
-    return array if array.type == type else array.cast(type)
+    if array.type == type:
+        return array
+    if isinstance(type, pa.BaseExtensionType):
+        storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+        return pa.ExtensionArray.from_storage(type, cast_to(storage, type.storage_type))
+    return array.cast(type)
 
 
 def distinct(names: list[str], name: str) -> list[str]:

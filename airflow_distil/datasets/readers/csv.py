@@ -12,7 +12,7 @@ from itertools import islice
 import pyarrow as pa
 
 from airflow_distil.datasets.readers.base import BATCH_BYTES, BATCH_ROWS, Contents, Opener, distinct
-from airflow_distil.datasets.readers.text import decompressed
+from airflow_distil.datasets.readers.text import decompressed, undecodable
 from airflow_distil.exceptions import SourceError
 
 __all__ = ["CSVReader"]
@@ -44,11 +44,11 @@ class CSVReader:
         count = sum(batch.num_rows for batch in self._convert(islice(lines, limit), header, name, schema))
         return Contents(count, schema)
 
-    def batches(self, file: Opener, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def batches(self, file: Opener, name: str, schema: pa.Schema, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         """Parse and convert as it goes."""
         lines = _records(file, name)
         header = next(lines, (0, []))[1]
-        yield from self._convert(lines, header, name, schema)
+        yield from self._convert(islice(lines, limit), header, name, schema)
 
     def _convert(
         self, lines: Iterator[tuple[int, list[str]]], header: list[str], name: str, schema: pa.Schema
@@ -58,7 +58,9 @@ class CSVReader:
         size = 0
         for number, values in lines:
             if len(values) != len(header):
-                raise SourceError(f"{name}, line {number}: {len(values)} values in {len(header)} columns.")
+                raise SourceError(
+                    f"{name}, line {number}: {len(values)} values in {len(header)} columns ({', '.join(map(repr, header))})."
+                )
             rows.append((number, values))
             size += sum(map(len, values))
             if len(rows) >= self.rows or size >= self.bytes:
@@ -76,8 +78,11 @@ def _records(file: Opener, name: str) -> Iterator[tuple[int, list[str]]]:
         line = records.line_num + 1
         try:
             values = next(records, None)
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise SourceError(f"{name}, record from line {line}: not CSV in UTF-8: {error}.") from error
+        except UnicodeDecodeError as error:
+            # The text is decoded far ahead of the record.
+            raise SourceError(f"{name}, {undecodable(file)}: not CSV in UTF-8.") from error
         if values is None:
             return
         if values:

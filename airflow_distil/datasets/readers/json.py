@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
@@ -14,17 +15,21 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 
 from airflow_distil.datasets.readers.base import BATCH_BYTES, BATCH_ROWS, Contents, Opener
-from airflow_distil.datasets.readers.text import decompressed
-from airflow_distil.exceptions import SourceError
+from airflow_distil.datasets.readers.text import decompressed, undecodable
+from airflow_distil.exceptions import SourceError, one_line
 
 __all__ = [
+    "DEEPEST",
     "JSON",
     "Framing",
     "JSONReader",
     "Located",
     "array_of_objects",
+    "fits_parquet",
     "infer",
     "lines",
+    "located",
+    "nested",
     "rows_to_batch",
     "without_surrogates",
 ]
@@ -35,6 +40,13 @@ log = logging.getLogger(__name__)
 JSON = pa.json_()
 # Read from an array at a time; an object longer than this is completed by reading more.
 CHUNK = 2**18
+
+# No data is nested so deep, and what is (a thousand brackets in a row) ends a process by its recursion: here, in a copy of the
+# row, or in who reads the output.
+DEEPEST = 100
+# Readers of Parquet refuse files nested over 100 levels, of which a list is two. Without this a green task would leave a
+# dataset behind that nobody can open.
+DEEPEST_TYPE = 32
 
 
 class Located(NamedTuple):
@@ -57,9 +69,10 @@ class JSONReader:
     """Types are unified over all rows: an integer widens to a float, null to anything, objects to the union of their keys.
 
     Values that have no common type stay what they are, in a column of type JSON: a task that cannot use one fails that row.
+    So do values that are nested too deep for a column of their own.
 
     Two things JSON can say and Parquet cannot: an object without keys, in a column where none has any, reads as null; half
-    of a surrogate pair reads as U+FFFD.
+    of a surrogate pair reads as U+FFFD. Of equal keys in one object the last counts.
 
     :param framing: `lines` or `array_of_objects`.
     """
@@ -84,9 +97,9 @@ class JSONReader:
                 rows_to_batch(rows, schema, name)
         return Contents(count, schema)
 
-    def batches(self, file: Opener, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def batches(self, file: Opener, name: str, schema: pa.Schema, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         """Parse and convert as it goes."""
-        for rows in self._groups(self.framing(file, name)):
+        for rows in self._groups(islice(self.framing(file, name), limit)):
             yield rows_to_batch(rows, schema, name)
 
     def _groups(self, rows: Iterable[Located]) -> Iterator[list[Located]]:
@@ -112,6 +125,8 @@ def lines(file: Opener, name: str) -> Iterator[Located]:
             if not text.strip():
                 continue
             value = json.loads(text)
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{name}, {undecodable(file)}: not JSON in UTF-8.") from error
         except (ValueError, RecursionError) as error:
             raise _broken(name, place, error) from error
         yield _row(value, text, place, name)
@@ -140,6 +155,7 @@ class _Text:
     def __init__(self, file: Opener, name: str) -> None:
         self.name = name
         self.line = 1
+        self._open = file
         self._file = decompressed(file())
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._text = ""
@@ -199,7 +215,7 @@ class _Text:
         try:
             self._text = self._text[self._at :] + self._decode(data, self._ended)
         except UnicodeDecodeError as error:
-            raise _broken(self.name, f"after line {self.line}", error) from error
+            raise SourceError(f"{self.name}, {undecodable(self._open)}: not JSON in UTF-8.") from error
         self._at = 0
 
     def _cut_off(self, error: Exception) -> bool:
@@ -242,7 +258,7 @@ def rows_to_batch(rows: Sequence[Located], schema: pa.Schema, name: str) -> pa.R
 def _array(rows: Sequence[Located], field: pa.Field, name: str) -> pa.Array:
     values = [row.value.get(field.name) for row in rows]
     if field.type == JSON:
-        texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+        texts = [None if value is None else _dumped(value) for value in values]
         return pa.ExtensionArray.from_storage(JSON, pa.array(texts, JSON.storage_type))
     try:
         return pa.array(values, field.type)
@@ -261,7 +277,39 @@ def _array(rows: Sequence[Located], field: pa.Field, name: str) -> pa.Array:
 
 def _schema(rows: list[dict[str, Any]]) -> pa.Schema:
     columns = dict.fromkeys(column for row in rows for column in row)
-    return pa.schema([(column, pa.array([row.get(column) for row in rows]).type) for column in columns])
+    return pa.schema([(column, _type([row.get(column) for row in rows])) for column in columns])
+
+
+def _type(values: list[Any]) -> pa.DataType:
+    found = pa.array(values).type
+    if not fits_parquet(found):
+        raise TypeError(f"values are nested over {DEEPEST_TYPE} levels deep")
+    return found
+
+
+def fits_parquet(type: pa.DataType) -> bool:
+    """Tell whether readers of Parquet take a column of this type, by how deep it is nested."""
+    level, depth = [type], 0
+    while level:
+        depth += 1
+        level = [inner.field(index).type for inner in level for index in range(inner.num_fields)]
+    return depth <= DEEPEST_TYPE
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with text for what Python reads and JSON cannot say: NaN, Infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _with_row(row: Located, known: pa.Schema, name: str, mixed: set[str]) -> pa.Schema:
@@ -270,9 +318,14 @@ def _with_row(row: Located, known: pa.Schema, name: str, mixed: set[str]) -> pa.
         if column in mixed or (index >= 0 and known.field(index).type == JSON):
             continue
         try:
-            known = _unified(known, pa.schema([(column, pa.array([value]).type)]))
+            known = _unified(known, pa.schema([(column, _type([value]))]))
         except (pa.ArrowException, OverflowError, TypeError) as error:
-            log.warning("%s, %s: column %r has values of several types and is read as JSON: %s", name, row.place, column, error)
+            log.warning(
+                "%s: column %r has values without a common type and is read as JSON: %s",
+                one_line(f"{name}, {row.place}"),
+                column,
+                one_line(str(error)),
+            )
             field = pa.field(column, JSON)
             known = known.set(index, field) if index >= 0 else known.append(field)
     return known
@@ -285,9 +338,37 @@ def _unified(known: pa.Schema, new: pa.Schema) -> pa.Schema:
 def _row(value: Any, text: str, place: str, name: str) -> Located:
     if not isinstance(value, dict):
         raise SourceError(f"{name}, {place}: a row is an object {{…}}, this is {text.strip()[:40]!r}.")
+    # Looked at only where it could be: so many brackets are rare.
+    if text.count("[") + text.count("{") > DEEPEST and nested(value) > DEEPEST:
+        raise _too_deep(name, place)
     if HALF_PAIR.search(text):
         value = without_surrogates(value)
     return Located(place, len(text), value)
+
+
+def located(place: str, row: Mapping[str, Any], name: str) -> Located:
+    """Return a Python row as one that was read.
+
+    :raises SourceError: if it is nested too deep.
+    """
+    if nested(row) > DEEPEST:
+        raise _too_deep(name, place)
+    return Located(place, 0, without_surrogates(dict(row)))
+
+
+def nested(value: Any) -> int:
+    """Return how many objects and lists are inside one another."""
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, dict | list | tuple)]:
+        depth += 1
+        if depth > DEEPEST:  # Python's values can even hold themselves
+            break
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
+def _too_deep(name: str, place: str) -> SourceError:
+    return SourceError(f"{name}, {place}: the row is nested over {DEEPEST} levels deep.")
 
 
 # An escaped surrogate. Most are halves of a good pair; the value is looked at again to tell.
@@ -321,5 +402,7 @@ def _without_empty(value: Any, type: pa.DataType) -> Any:
 
 
 def _broken(name: str, place: str, error: Exception) -> SourceError:
+    if isinstance(error, RecursionError):
+        return _too_deep(name, place)
     reason = f"{error.msg}, at character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
     return SourceError(f"{name}, {place}: not JSON in UTF-8: {reason}.")

@@ -7,7 +7,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-__all__ = ["decompressed"]
+from airflow_distil.datasets.readers.base import Opener
+
+__all__ = ["decompressed", "undecodable"]
 
 # Read ahead: one request to a bucket takes some 50 ms, whatever it fetches up to about this size.
 READ_AHEAD = 4 * 2**20
@@ -27,3 +29,13 @@ def decompressed(file: BinaryIO) -> BinaryIO:
             break
     stream: BinaryIO = raw
     return stream
+
+
+def undecodable(file: Opener) -> str:
+    """Return the place of the first bytes that are no UTF-8, for an error."""
+    for number, line in enumerate(decompressed(file()), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            return f"line {number}, byte {error.start + 1} (0x{line[error.start]:02x})"
+    return "at its end"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 __all__ = ["Entry", "Store", "checked", "create"]
 
@@ -13,17 +15,21 @@ __all__ = ["Entry", "Store", "checked", "create"]
 COMPARED = 8 * 2**20
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """An object as it is now.
 
     :param name: relative to the store's root.
     :param size: bytes.
     :param version: differs if the content does; opaque.
+    :param modified: when it was written, by the store's clock. Only upkeep looks at it. Entries are equal without it:
+        versions tell contents apart, and touching an object may change its time.
     """
 
     name: str
     size: int
     version: str
+    modified: dt.datetime = field(compare=False)
 
 
 class Store(Protocol):
@@ -79,7 +85,7 @@ def create(store: Store, name: str, data: bytes | Path) -> bool:
 
 def _holds(store: Store, name: str, data: bytes | Path) -> bool:
     if isinstance(data, bytes):
-        return store.get(name) == data
+        return store.get(name, 0, len(data) + 1) == data
     offset = 0
     with data.open("rb") as file:
         while chunk := file.read(COMPARED):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import os
 import secrets
@@ -69,12 +70,29 @@ class FileStore:
         for entry in _walk(self.root / folder, f"{folder}/" if folder else "", prefix):
             with suppress(FileNotFoundError):  # deleted while we look
                 status = entry[1].stat()
-                yield Entry(entry[0], status.st_size, _version(status))
+                modified = dt.datetime.fromtimestamp(status.st_mtime, dt.UTC)
+                yield Entry(entry[0], status.st_size, _version(status), modified)
 
     def delete(self, name: str) -> None:
         target = self._path(name)
         target.unlink(missing_ok=True)
         _claim(target).unlink(missing_ok=True)
+
+    def sweep(self, before: dt.datetime, *, dry_run: bool = False) -> tuple[int, int]:
+        """Remove what writers that were killed left half-written; no listing shows it.
+
+        :param before: younger files are left: their writer may live.
+        :return: how many files, and their bytes.
+        """
+        count = size = 0
+        for path in self.root.rglob(f"{HIDDEN}*.tmp"):
+            with suppress(FileNotFoundError):  # its writer lives, and is done
+                status = path.lstat()
+                if status.st_mtime < before.timestamp():
+                    count, size = count + 1, size + status.st_size
+                    if not dry_run:
+                        path.unlink()
+        return count, size
 
     def _path(self, name: str) -> Path:
         return self.root / checked(name)

@@ -86,17 +86,18 @@ class GCSStore:
         start = len(self._prefix)
         with self._errors(prefix):
             found = self._open().list_blobs(
-                self.uri.bucket, prefix=self._prefix + prefix, fields="items(name,size,generation),nextPageToken"
+                self.uri.bucket, prefix=self._prefix + prefix, fields="items(name,size,generation,timeCreated),nextPageToken"
             )
             for blob in found:
                 # Consoles make empty objects "folder/" to show a folder; nobody means them as data.
                 if not blob.name.endswith("/"):
-                    yield Entry(blob.name[start:], blob.size, str(blob.generation))
+                    # Of this generation, which `updated` is not: that changes with an object's metadata, too.
+                    yield Entry(blob.name[start:], blob.size, str(blob.generation), blob.time_created)
 
     def delete(self, name: str) -> None:
         with self._errors(name):
             try:
-                self._blob(name).delete()
+                self._blob(checked(name)).delete()
             except NotFound:
                 return
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -21,7 +22,7 @@ __all__ = ["MemoryStore"]
 class _Bucket:
     lock: Lock = field(default_factory=Lock)
     versions: count[int] = field(default_factory=lambda: count(1))
-    objects: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    objects: dict[str, tuple[bytes, str, dt.datetime]] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -45,11 +46,11 @@ class MemoryStore:
         with self._bucket.lock:
             if key in self._bucket.objects:
                 raise FileExistsError(f"{self}/{name} exists")
-            self._bucket.objects[key] = content, str(next(self._bucket.versions))
+            self._bucket.objects[key] = content, str(next(self._bucket.versions)), dt.datetime.now(dt.UTC)
 
     def get(self, name: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
         try:
-            content, now = self._bucket.objects[self._prefix + name]
+            content, now, _ = self._bucket.objects[self._prefix + name]
         except KeyError:
             raise FileNotFoundError(f"there is no {self}/{name}") from None
         if version is not None and version != now:
@@ -58,11 +59,11 @@ class MemoryStore:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         with self._bucket.lock:
-            found = [(key, len(content), now) for key, (content, now) in self._bucket.objects.items()]
+            found = [(key, len(content), now, modified) for key, (content, now, modified) in self._bucket.objects.items()]
         start = len(self._prefix)
-        for key, size, now in sorted(found):
+        for key, size, now, modified in sorted(found):
             if key.startswith(self._prefix + prefix):
-                yield Entry(key[start:], size, now)
+                yield Entry(key[start:], size, now, modified)
 
     def delete(self, name: str) -> None:
         with self._bucket.lock:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import (
@@ -26,7 +27,7 @@ from obstore.store import S3Store as Client
 
 from airflow_distil.datasets.stores.base import Entry, checked
 from airflow_distil.datasets.uri import URI
-from airflow_distil.exceptions import SourceError
+from airflow_distil.exceptions import SourceError, TaskDefinitionError
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -120,11 +121,11 @@ class S3Store:
             for key, meta in self._below(whole):
                 if meta["e_tag"] is None:
                     raise OSError(f"{self}/{key[start:]} is listed without an ETag: this server tells no versions apart.")
-                yield Entry(key[start:], meta["size"], meta["e_tag"])
+                yield Entry(key[start:], meta["size"], meta["e_tag"], meta["last_modified"])
 
     def delete(self, name: str) -> None:
         with self._errors(name):
-            obstore.delete(self._client, self._prefix + name)
+            obstore.delete(self._client, self._prefix + checked(name))
 
     def _below(self, prefix: str) -> Iterator[tuple[str, ObjectMeta]]:
         """Yield the objects whose keys start with the prefix, sorted.
@@ -168,6 +169,11 @@ class S3Store:
         return self._opened({"timeout": UPLOAD})
 
     def _opened(self, options: ClientConfig) -> Client:
+        if "@" in urlsplit(self._endpoint).netloc:
+            # Errors quote the URL that failed.
+            raise TaskDefinitionError(
+                f"The endpoint of {self} holds a user and password. Keep the key in the connection's login and password."
+            )
         # Without encryption only where somebody wrote so.
         options["allow_http"] = self._endpoint.startswith("http://")
         return Client(

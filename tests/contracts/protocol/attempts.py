@@ -70,35 +70,24 @@ class Stepped:
                 raise AssertionError(other)
 
 
-class Attempt:
-    """One attempt in its own thread, which stands still before each verb.
+class Actor:
+    """Somebody who works on a store in a thread of its own, and stands still before each verb."""
 
-    :param failed: failed rows of what it would publish.
-    """
-
-    def __init__(
-        self, store: Store, ask: str, fingerprint: str, on_existing: OnExisting, *, failed: int = 0, number: int = 0
-    ) -> None:
-        self.ask = ask
-        self.fingerprint = fingerprint
-        self.on_existing: OnExisting = on_existing
-        self.failed = failed
+    def __init__(self, store: Store) -> None:
         self.verb: str | None = None
         self.hit = False
         self.frozen = False
-        self.result: Manifest | None = None
+        self.result: Any = None
         self.error: BaseException | None = None
-        self.claims: list[Claim] = []
-        self._store = store
+        self.store = Stepped(store, self._gate)
         self._orders: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.commit = Commit(Stepped(store, self._gate), IDENTITY, ask, try_number=number)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._wait()
 
     def __repr__(self) -> str:
-        return f"<{self.ask} {self.fingerprint} {self.on_existing} at {self.verb}>"
+        return f"<{type(self).__name__} at {self.verb}>"
 
     @property
     def alive(self) -> bool:
@@ -124,17 +113,12 @@ class Attempt:
             self._thread.join(HANG)
 
     def _gate(self, label: str) -> str:
-        self._note_claim()
+        self._note()
         self._reports.put(label)
         return self._orders.get()
 
-    def _note_claim(self) -> None:
-        try:
-            claim = self.commit.claim
-        except RuntimeError:
-            return
-        if claim not in self.claims:
-            self.claims.append(claim)
+    def _note(self) -> None:
+        """Look at the work, between verbs and at the end."""
 
     def _run(self) -> None:
         try:
@@ -142,18 +126,53 @@ class Attempt:
         except BaseException as error:  # noqa: BLE001 - looked at by the test
             self.error = error
         finally:
-            self._note_claim()
+            self._note()
             self._reports.put(None)
 
+    def _work(self) -> Any:
+        raise NotImplementedError
+
+
+class Attempt(Actor):
+    """One attempt.
+
+    :param failed: failed rows of what it would publish.
+    """
+
+    def __init__(
+        self, store: Store, ask: str, fingerprint: str, on_existing: OnExisting, *, failed: int = 0, number: int = 0
+    ) -> None:
+        self.ask = ask
+        self.fingerprint = fingerprint
+        self.on_existing: OnExisting = on_existing
+        self.failed = failed
+        self.number = number
+        self.claims: list[Claim] = []
+        self.commit: Commit | None = None
+        super().__init__(store)
+
+    def __repr__(self) -> str:
+        return f"<{self.ask} {self.fingerprint} {self.on_existing} at {self.verb}>"
+
+    def _note(self) -> None:
+        try:
+            claim = self.commit.claim if self.commit else None
+        except RuntimeError:
+            return
+        if claim and claim not in self.claims:
+            self.claims.append(claim)
+
     def _work(self) -> Manifest:
+        self.commit = Commit(self.store, IDENTITY, self.ask, try_number=self.number)
         begun = self.commit.begin(self.fingerprint, self.on_existing)
-        if isinstance(begun, Manifest):
-            return begun
+        return begun if isinstance(begun, Manifest) else self._produce(self.commit, begun)
+
+    def _produce(self, commit: Commit, claim: Claim) -> Manifest:
         parts = []
         for number in range(PARTS):
-            self.commit.look()
-            data = f"{begun.nonce} wrote part {number} of {self.fingerprint}".encode()
-            path = f"data/{begun.folder}/part-{number:05d}.parquet"
-            assert create(self.commit.store, path, data)
+            commit.look()
+            data = f"{claim.nonce} wrote part {number} of {self.fingerprint}".encode()
+            path = f"data/{claim.folder}/part-{number:05d}.parquet"
+            assert create(self.store, path, data)
             parts.append({"path": path, "rows": 1, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-        return self.commit.publish({"parts": parts, "rows": PARTS, "ok": PARTS - self.failed, "failed": self.failed})
+        return commit.publish({"parts": parts, "rows": PARTS, "ok": PARTS - self.failed, "failed": self.failed})

@@ -35,6 +35,12 @@ class Protocol(RuleBasedStateMachine):
         self.code = 1
         self.seen: dict[str, bytes] = {}
 
+    def attempt(self, ask: str, code: str, on_existing: str, **more: int) -> Attempt:
+        return Attempt(self.store, ask, code, on_existing, **more)
+
+    def must_have_data(self, edition: int, latest: int) -> bool:
+        return edition <= latest
+
     @property
     def moving(self) -> list[Attempt]:
         return [attempt for attempt in self.attempts if attempt.alive and not attempt.frozen]
@@ -55,9 +61,7 @@ class Protocol(RuleBasedStateMachine):
         self.ask += clear
         self.code = max(1, self.code + change)
         self.attempts.append(
-            Attempt(
-                self.store, f"ask {self.ask}", f"code {self.code}", on_existing, failed=failed, number=len(self.attempts) + 1
-            )
+            self.attempt(f"ask {self.ask}", f"code {self.code}", on_existing, failed=failed, number=len(self.attempts) + 1)
         )
 
     @precondition(lambda self: self.moving)
@@ -123,7 +127,7 @@ class Protocol(RuleBasedStateMachine):
                 claim.round,
                 claim.edition,
             )
-            for part in manifest.parts:
+            for part in manifest.parts if self.must_have_data(edition, len(manifests)) else ():
                 data = self.store.get(part.path)
                 assert (len(data), hashlib.sha256(data).hexdigest()) == (part.bytes, part.sha256)
         works = [(manifest.ask, manifest.fingerprint) for manifest in manifests]
@@ -210,7 +214,7 @@ class Protocol(RuleBasedStateMachine):
                 del MemoryStore._buckets[self.bucket]
 
     def _alone(self) -> Attempt:
-        attempt = Attempt(self.store, f"ask {self.ask}", f"code {self.code}", "reuse")
+        attempt = self.attempt(f"ask {self.ask}", f"code {self.code}", "reuse")
         attempt.finish()
         self.attempts.append(attempt)
         return attempt

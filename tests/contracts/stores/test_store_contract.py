@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import gzip
 import multiprocessing
@@ -11,6 +12,7 @@ import traceback
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from urllib.parse import quote
@@ -178,6 +180,24 @@ class StoreContract:
         with pytest.raises(FileNotFoundError):
             store.get("x", version=entry.version)
 
+    def test_when_an_object_was_written(self, store, tmp_path):
+        """A time without a zone, or the time of the uploaded file, would let upkeep take what is new for old."""
+        path = tmp_path / "part"
+        path.write_bytes(b"part")
+        os.utime(path, (0, 0))
+        # Some stores tell whole seconds.
+        before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=2)
+        store.put("bytes", b"x")
+        store.put("file", path)
+        for entry in store.list():
+            assert before < entry.modified < dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+
+    def test_the_time_makes_no_other_entry(self, store):
+        """A source whose files were touched, or listed with more digits, was said to have changed."""
+        store.put("x", b"x")
+        [entry] = store.list()
+        assert replace(entry, modified=dt.datetime.fromtimestamp(0, dt.UTC)) == entry
+
     def test_two_stores_on_one_root_share_it(self, root):
         """The attempt that looks for a higher claim has a store of its own."""
         open_store(root).put("folder/x", b"1")
@@ -335,7 +355,8 @@ class TestS3Store(StoreContract):
 
             def reply(request: Request, fault=fault, puts=puts, stored=stored) -> Reply:
                 if request.command != "PUT":
-                    return Reply(200, stored["x"]) if stored else Reply(404)
+                    whole = {"Content-Range": "bytes 0-3/4"} if "Range" in request.headers else {}
+                    return Reply(206 if whole else 200, stored["x"], whole) if stored else Reply(404)
                 assert request.headers["If-None-Match"] == "*"
                 puts.append(request.body)
                 if stored:
@@ -473,6 +494,24 @@ class TestFileStore(StoreContract):
         store.put("x", b"")
         (Path("/", root.key) / ".distil-0123.tmp").write_bytes(b"half")
         assert [entry.name for entry in store.list()] == ["x"]
+
+    def test_sweeping_leaves_what_is_young_or_an_object(self, store, root):
+        """Half a part of 256 MiB stayed for ever, as no listing shows it; or the one that is being written was taken away."""
+        folder, old = Path("/", root.key), dt.datetime(2020, 1, 1, tzinfo=dt.UTC).timestamp()
+        store.put("data/x", b"object")
+        files = {name: folder / "data" / name for name in (".distil-old.tmp", ".distil-new.tmp", ".distil-x.claim", "y.tmp")}
+        for path in files.values():
+            path.write_bytes(b"half")
+        for path in (*files.values(), folder / "data" / "x"):
+            if path.name != ".distil-new.tmp":
+                os.utime(path, (old, old))
+        before = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+        assert store.sweep(before, dry_run=True) == (1, 4)
+        assert files[".distil-old.tmp"].exists()
+        assert store.sweep(before) == (1, 4)
+        assert store.sweep(before) == (0, 0)
+        left = {path.name for path in (folder / "data").iterdir()}
+        assert left == {"x", ".distil-new.tmp", ".distil-x.claim", "y.tmp"}
 
     def test_failed_write_leaves_nothing(self, store, root, monkeypatch):
         """A full disk, found when the file is synced, left a cut object or a stray file."""

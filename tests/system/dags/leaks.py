@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 
 from airflow_distil.operators import TextGenerationOperator
 
-CASES = ("works", "wrong_key", "bad_rows", "unreachable", "in_url", "typo")
+CASES = ("works", "wrong_key", "bad_rows", "unreachable", "in_url", "in_query", "typo")
 HERE = os.environ.get("DISTIL_TEST_FOLDER", "/nowhere")
 
 with DAG("leaks", start_date=datetime(2026, 1, 1, tzinfo=UTC), schedule=None):

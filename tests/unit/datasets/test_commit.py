@@ -10,7 +10,7 @@ import pytest
 
 from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.manifest import Claim, Identity, Manifest, claim_name, manifest_name
-from airflow_distil.datasets.stores import MemoryStore
+from airflow_distil.datasets.stores import MemoryStore, create
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import DestinationError, Superseded
 
@@ -454,14 +454,14 @@ class TestDamage:
         """Guessing past it would publish over somebody's edition; a bare validation error does not say which file."""
         claimed(store)
         store.put(manifest_name(1), content)
-        with pytest.raises(DestinationError, match=r"manifests/000001\.json is not a document of this version"):
+        with pytest.raises(DestinationError, match=r"manifests/000001\.json is no manifest of this version"):
             commit_of(store).begin("work")
 
     @pytest.mark.parametrize("content", [b"", b"null", b'{"format": "airflow-distil/2", "number": 1}'])
     def test_damaged_claim_is_named(self, store, content):
         """The owner cannot be read from it, so nobody may write."""
         store.put(claim_name(1), content)
-        with pytest.raises(DestinationError, match=r"claims/000001\.json is not a document of this version"):
+        with pytest.raises(DestinationError, match=r"claims/000001\.json is no claim of this version"):
             commit_of(store).begin("work")
 
     def test_damaged_higher_claim_stops_the_older_attempt(self, store):
@@ -477,6 +477,57 @@ class TestDamage:
         with pytest.raises(DestinationError) as caught:
             commit_of(store).begin("work")
         assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", [manifest_name, claim_name])
+    def test_a_document_without_end_is_not_read(self, store, name, monkeypatch):
+        """Two gigabytes under the name of a manifest were read into memory by whoever came next."""
+        monkeypatch.setattr("airflow_distil.datasets.manifest.DOCUMENT_BYTES", 2**20)
+        asked = []
+        spy = Spy(store)
+        spy.get = lambda name, start=0, length=None, version=None: (
+            asked.append(length) or store.get(name, start, length, version)
+        )
+        claimed(spy)
+        store.delete(name(1))
+        store.put(name(1), b" " * 2**22)
+        with pytest.raises(DestinationError, match="larger than 1 MiB"):
+            commit_of(spy).begin("work")
+        assert None not in asked
+        assert max(asked) == 2**20 + 1
+
+    def test_a_taken_name_is_compared_with_as_much_as_was_meant(self, store):
+        """To see whether a name holds our own bytes, all that anybody put there was read."""
+        asked = []
+        spy = Spy(store)
+        spy.get = lambda name, start=0, length=None, version=None: (
+            asked.append(length) or store.get(name, start, length, version)
+        )
+        store.put("x", b" " * 2**20)
+        assert not create(spy, "x", b"mine")
+        assert asked == [5]
+
+    def test_nobody_publishes_what_nobody_reads(self, store, monkeypatch):
+        """A manifest over the limit was put, and the dataset was there and could not be opened."""
+        commit = claimed(store)
+        monkeypatch.setattr("airflow_distil.datasets.commit.DOCUMENT_BYTES", 100)
+        with pytest.raises(DestinationError, match=r"no reader takes more.*answers are kept"):
+            commit.publish({"rows": 1})
+        assert not list(store.list("_distil/manifests/"))
+
+    @pytest.mark.parametrize(
+        "name", ["9" * 5000, "4294967296", "1", "\u0661\u0662\u0663\u0664\u0665\u0666", "000001.json\n", "-00001"]
+    )
+    def test_a_name_that_is_no_number_is_none(self, store, name):
+        """`int` refuses 5,000 digits, and the log has no room for more than nine: one object stopped all attempts for ever."""
+        store.put(f"_distil/claims/{name}.json", b"{}")
+        assert claimed(store).claim.number == 1
+
+    def test_a_document_under_another_number_is_refused(self, store):
+        """Edition 3 in the place of edition 2 made the next one number 4, beside a gap that readers fall into."""
+        manifest = published(store)
+        store.put(manifest_name(2), manifest.to_bytes())
+        with pytest.raises(DestinationError, match="is of edition 1"):
+            commit_of(store).latest()
 
     def test_fields_of_a_newer_minor_version_are_ignored(self, store):
         """A rolling update runs both versions at one destination."""

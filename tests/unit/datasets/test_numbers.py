@@ -59,7 +59,7 @@ def test_what_is_not_finite_is_left_out():
     numbers.add(batch(x=[math.nan, math.inf, -math.inf, 1.0], y=[math.nan, None, None, None]))
     assert numbers.summary == {"x": {"min": 1.0, "max": 1.0, "mean": 1.0, "count": 1}}
     made = Manifest(
-        edition=1, claim=1, nonce="n", identity=Identity(), ask="a", round=1, fingerprint="f", numbers=numbers.summary
+        edition=1, claim=1, nonce="0" * 16, identity=Identity(), ask="a", round=1, fingerprint="f", numbers=numbers.summary
     )
     assert Manifest.parse(made.to_bytes()).numbers == numbers.summary
 

@@ -18,6 +18,7 @@ from airflow_distil.hooks.storage import store_for
 from tests.contracts.stores.backends import BUCKET
 from tests.contracts.stores.conftest import s3_environment, s3_url
 from tests.contracts.stores.serving import Reply, Request, serving
+from tests.exits import frames_of
 
 __all__ = ["s3_environment", "s3_url"]
 
@@ -199,3 +200,24 @@ def test_credentials_that_cannot_be_had(connect, signed, provider, monkeypatch):
     with pytest.raises(PermissionError, match=r"connection 'my_aws' may not use s3://my_aws@bucket/folder/x: .*no role"):
         store_for(URI.parse("s3://my_aws@bucket/folder")).get("x")
     assert signed == []
+
+
+@pytest.mark.parametrize("place", ["connection", "environment"])
+def test_an_endpoint_with_a_password_is_refused(connect, monkeypatch, place):
+    """Errors of the client quote the URL that failed, password and all."""
+    url = f"http://user:{SECRET}@127.0.0.1:9"
+    if place == "connection":
+        connect(login="mine", password="other-secret", extra={"endpoint_url": url, "region_name": "eu-west-1"})
+    else:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(TaskDefinitionError, match="user and password") as raised:
+        store_for(URI.parse(f"s3://{'my_aws@' if place == 'connection' else ''}{BUCKET}/x")).get("x")
+    assert SECRET not in str(raised.value)
+
+
+def test_no_frame_of_a_failure_holds_the_key(connect):
+    """Tools that report errors show what each frame of the traceback held, and one held the connection."""
+    connect(login="mine", password=SECRET, extra={"role_arn": "arn:x"})
+    with pytest.raises(TaskDefinitionError, match="role_arn") as raised:
+        store_for(URI.parse("s3://my_aws@bucket/x"))
+    assert SECRET not in frames_of(raised.value)

@@ -13,6 +13,7 @@ import pytest
 from airflow.sdk.execution_time.context import set_current_context
 
 from airflow_distil import open_dataset, publish
+from airflow_distil.datasets.stores import open_store
 from airflow_distil.exceptions import DestinationError, NotPublished, SourceError, TaskDefinitionError
 
 ROWS = [{"n": 1, "text": "a"}, {"n": 2, "text": "b"}]
@@ -216,3 +217,14 @@ def test_duckdb_reads_what_is_opened(root):
     with duckdb.connect() as db:
         db.register("numbers", open_dataset(f"{root}/out"))
         assert db.sql("SELECT sum(n), count(*) FROM numbers WHERE n >= 50000").fetchall() == [(3749975000, 50000)]
+
+
+def test_a_list_of_another_connection_is_not_recorded(root, monkeypatch):
+    """It was published, and then nobody could read it: a list is read with its own connection."""
+    monkeypatch.setattr("airflow_distil.hooks.dataset.store_for", open_store)
+    summary = publish(ROWS, f"{root}/one")
+    other = {name: value.replace("file://", "file://other@") for name, value in summary.items() if isinstance(value, str)}
+    with pytest.raises(SourceError, match="connection 'other'"):
+        publish([summary | other], f"{root}/all")
+    assert not (root / "all").exists()
+    assert rows(publish([summary], f"{root}/all")) == ROWS

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import html
+import json
 import logging
+import traceback
+from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from airflow_distil.conversation import Chat, user
-from airflow_distil.exceptions import Fatal, TaskDefinitionError
+from airflow_distil.exceptions import Fatal, LLMError, TaskDefinitionError
 from airflow_distil.llms import OpenAILLM
+from airflow_distil.llms.failures import SHORTEST
 from airflow_distil.llms.openai import _shares
-from airflow_distil.testing import FakeLLM
+from airflow_distil.testing import FakeLLM, Fault
+from tests.exits import frames_of
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +112,7 @@ def test_generation_kwargs_are_checked_at_once():
 
 def test_nothing_secret_is_shown():
     """`repr` of a task ends in logs, rendered fields and the serialized DAG."""
-    url = "https://gateway.example/v1?key=query-secret"
-    llm = OpenAILLM("m", base_url=url, api_key="sk-key-secret", headers={"X-Key": "header-secret"})
+    llm = OpenAILLM("m", base_url="https://gateway.example/v1", api_key="sk-key-secret", headers={"X-Key": "header-secret"})
     assert repr(llm) == "OpenAILLM('m', base_url='https://gateway.example/v1')"
     assert "sk-key-secret" not in str(vars(llm))
     assert "header-secret" not in str(vars(llm))
@@ -117,6 +123,90 @@ def test_a_url_with_a_password_is_refused_and_not_shown():
     with pytest.raises(TaskDefinitionError, match="gateway") as raised:
         OpenAILLM("m", base_url="https://me:url-secret@gateway.example/v1")
     assert "url-secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("https://gateway.example/v1?key=url-secret", "before the"),
+        ("https://gateway.example/v1?sig=url-secret&x=1", "before the"),
+        ("https://gateway.example/v1#url-secret", "before the"),
+        ("https://me:url-secret/with-a-slash@gateway.example/v1", "port"),
+        ("https://[url-secret/v1", "port"),
+        ("ftp://me:url-secret@gateway.example", "http"),
+        ("me:url-secret@gateway.example", "http"),
+    ],
+)
+def test_a_url_with_a_secret_is_refused_and_not_shown(url, advice):
+    """A key in the query never worked, as the call's path went behind it; part of a password was taken for a port."""
+    with pytest.raises(TaskDefinitionError, match=advice) as raised:
+        OpenAILLM("m", base_url=url)
+    assert "url-secret" not in "".join(traceback.format_exception(raised.value))
+
+
+KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=SHORTEST, max_size=40)
+
+
+@given(
+    KEYS,
+    st.sampled_from(
+        [
+            str,
+            quote_plus,
+            lambda key: quote(key, safe=""),
+            lambda key: base64.b64encode(key.encode()).decode(),
+            lambda key: base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
+            lambda key: base64.b64encode(f"Bearer {key}".encode()).decode(),
+            lambda key: json.dumps({"key": key}),
+            repr,
+            html.escape,
+        ]
+    ),
+    st.sampled_from(["key", "header", "basic"]),
+)
+def test_an_echo_is_masked_however_it_is_encoded(key, encode, place):
+    """Gateways log a request as they see it and send that back: as JSON, in a URL, in base64."""
+    basic = base64.b64encode(f"user:{key}".encode()).decode()
+    llm = OpenAILLM(
+        "m",
+        base_url="http://127.0.0.1:1/v1",
+        api_key=key if place == "key" else None,
+        headers={"key": {}, "header": {"X-Key": f"Bearer {key}"}, "basic": {"Authorization": f"Basic {basic}"}}[place],
+    )
+    echo = encode(key)
+    assume("***" not in echo and key not in "refused for what was sent, as every key is masked")
+    cleaned = llm._clean(f"refused for {echo}, as every key is masked")
+    if place == "basic" and echo == base64.b64encode(f"Bearer {key}".encode()).decode():
+        return  # nobody sent that
+    assert echo.strip("=") not in cleaned
+    assert key not in cleaned
+
+
+def test_a_key_that_is_a_letter_hides_nothing():
+    """Local servers take any key; with "x" for one, "no e***tra te***t" said nothing."""
+    assert OpenAILLM("m", base_url="http://127.0.0.1:1/v1", api_key="x")._clean("no extra text") == "no extra text"
+
+
+@pytest.mark.parametrize("count", [10**30, -5, True, 2**31, "7"])
+def test_a_count_that_cannot_be_is_unknown(count):
+    """A server that said 10^30 tokens broke the write pass, after all rows were paid for."""
+    assert list(_shares({"tokens": count}, "tokens", 2)) == [None, None]
+    assert list(_shares({"tokens": 3}, "tokens", 2)) == [2, 1]
+
+
+def test_no_frame_of_a_failure_holds_the_key():
+    """Tools that report errors show what each frame of the traceback held."""
+    refuses = Fault(status=401, times=None, headers={"WWW-Authenticate": "url-secret"}, body={"error": "url-secret"})
+    with FakeLLM(faults=[refuses]) as server:
+        for url, options in (
+            (server.base_url, {}),
+            ("http://127.0.0.1:9/v1", {}),
+            ("http://127.0.0.1:9/v1", {"backend": "azure", "api_version": ""}),
+        ):
+            llm = OpenAILLM("m", base_url=url, api_key="url-secret", headers={"X-Key": "url-secret"}, **options)
+            with pytest.raises(LLMError) as raised:
+                ask(llm)
+            assert "url-secret" not in frames_of(raised.value)
 
 
 def test_a_request_writes_nothing_to_the_log(caplog):

@@ -134,7 +134,7 @@ def test_another_tasks_destination_is_refused(llm, tmp_path):
     """Two tasks that overwrite each other's dataset look like one that changes by itself."""
     attempt(text(destination=f"{tmp_path}/shared"))
     asked = len(llm.requests)
-    with pytest.raises(AirflowException, match="belongs to task 'task' of DAG 'dag'; this is task 'other'"):
+    with pytest.raises(AirflowFailException, match="belongs to task 'task' of DAG 'dag'; this is task 'other'"):
         attempt(text(destination=f"{tmp_path}/shared"), task_id="other")
     assert len(llm.requests) == asked
 
@@ -245,7 +245,7 @@ FAILURES = {
     "come back in an hour": (
         lambda: [Fault(status=429, times=None, headers={"Retry-After": "3600"})],
         AirflowException,
-        "RateLimited",
+        "QuotaExceeded",
     ),
 }
 
@@ -315,6 +315,6 @@ def test_a_clear_asks_only_what_is_missing_and_a_retry_nothing_more(tmp_path, mo
         assert len(llm.requests) == 6
         third = attempt(text(source, on_existing="regenerate"), max_tries=3)
         assert (third["edition"], len(llm.requests)) == (3, 11)
-        with pytest.raises(AirflowException, match="on_existing is 'fail'"):
+        with pytest.raises(AirflowFailException, match="on_existing is 'fail'"):
             attempt(text(source, on_existing="fail"), max_tries=4)
         assert len(llm.requests) == 11
