@@ -24,6 +24,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_distil.operators.embedding",
                     "airflow_distil.operators.evolution",
                     "airflow_distil.operators.judging",
+                    "airflow_distil.operators.maintenance",
                     "airflow_distil.operators.text",
                 ],
             }

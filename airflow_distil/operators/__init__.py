@@ -1,4 +1,4 @@
-"""Airflow operators: one thin class per task."""
+"""Airflow operators: one thin class per task, and one that tidies up."""
 
 from airflow_distil.operators.base import DistilOperator
 from airflow_distil.operators.embedding import GenerateEmbeddingsOperator
@@ -17,6 +17,7 @@ from airflow_distil.operators.judging import (
     QualityScorerOperator,
     UltraFeedbackOperator,
 )
+from airflow_distil.operators.maintenance import CleanDatasetsOperator
 from airflow_distil.operators.retry import DistilRetryPolicy
 from airflow_distil.operators.text import (
     ChatGenerationOperator,
@@ -27,6 +28,7 @@ from airflow_distil.operators.text import (
 
 __all__ = [
     "ChatGenerationOperator",
+    "CleanDatasetsOperator",
     "ComplexityScorerOperator",
     "DistilOperator",
     "DistilRetryPolicy",
