@@ -18,8 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.system.airflow_standalone import FINAL, Standalone
+from tests.system.airflow_standalone import Standalone
 from tests.system.local_llm import LocalLLM
+from tests.system.rest import FINAL
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / ".demo"

@@ -119,16 +119,35 @@ class ProcessSession:
         if self._process is None:
             return
         with uninterrupted():
-            self._signal(signal.SIGTERM)
+            self.send(signal.SIGTERM)
             deadline = time.monotonic() + grace
             while self.members():
                 if time.monotonic() > deadline:  # again and again: one of them may just have started another
-                    self._signal(signal.SIGKILL)
+                    self.send(signal.SIGKILL)
                 time.sleep(0.05)
             self._process.wait()
             self._process = None
 
-    def _signal(self, number: signal.Signals) -> None:
+    def kill(self) -> None:
+        """End the whole session with SIGKILL, as when its machine is lost; returns when no process of it is left."""
+        if self._process is None:
+            return
+        with uninterrupted():
+            # All of them at once: who is killed a moment later than another must not have time to react to it.
+            self.send(signal.SIGSTOP)
+            while self.members():
+                self.send(signal.SIGKILL)
+                time.sleep(0.02)
+            self._process.wait()
+            self._process = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the command, and id of the session; None if it is not started."""
+        return None if self._process is None else self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the session."""
         for process in self.members():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)

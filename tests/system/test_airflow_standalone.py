@@ -82,4 +82,4 @@ def test_changed_dag_file_is_seen(airflow: Standalone, waits: str):
     """A test that changes a DAG and clears its run would otherwise see the old code run, and call that a success."""
     file = airflow.dags / "waits.py"
     file.write_text(DAG.replace('schedule="@daily"', 'schedule="@daily", description="changed"'))
-    airflow._until(lambda: airflow.get(f"dags/{waits}")["description"] == "changed", 30, "the old DAG is still there")
+    airflow.until(lambda: airflow.get(f"dags/{waits}")["description"] == "changed", 30, "the old DAG is still there")

@@ -1,0 +1,63 @@
+"""Programs of Debian's packages, installed where they are missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["postgresql", "redis"]
+
+# Asked by Debian before a package's service is started; 101 forbids it. What runs here is started, and stopped, by the tests.
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def redis() -> Path:
+    """Return `redis-server`.
+
+    :raises FileNotFoundError: it is missing and cannot be installed by this user.
+    """
+    if not shutil.which("redis-server"):
+        _install("redis-server")
+    return Path(shutil.which("redis-server") or "/usr/bin/redis-server")
+
+
+def postgresql() -> Path:
+    """Return the folder of PostgreSQL's programs, of the newest version: Debian keeps them off the PATH. Raises as `redis`."""
+    if not _postgresql():
+        _install("postgresql")
+    return _postgresql()[-1]
+
+
+def _postgresql() -> list[Path]:
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    return sorted(found, key=lambda folder: int(folder.parent.name))
+
+
+def _install(package: str) -> None:
+    if os.geteuid() or not shutil.which("apt-get"):
+        raise FileNotFoundError(f"{package} is missing. Install it: `sudo apt-get install {package}`.")
+    with _no_service_starts():
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", package]):
+            subprocess.run(
+                ["apt-get", "--quiet", *command],
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+
+
+@contextmanager
+def _no_service_starts() -> Iterator[None]:
+    if POLICY.exists():
+        yield  # the machine has its own
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
