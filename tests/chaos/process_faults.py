@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from tests.chaos.bench import UNSEEN, Attempt, Bench, Catalogue
+from tests.system.debian import libfaketime
 
 fault = Catalogue()
 FAULTS = fault.faults
@@ -320,18 +321,12 @@ def source_replaced(bench: Bench, chance: Random) -> str:
     return "failed and said why, " + bench.retried()
 
 
-LIBFAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
-
-
 def _clock_jumps(bench: Bench, chance: Random, jump: str) -> str:
-    found = sorted(Path("/").glob(LIBFAKETIME[1:]))
-    if not found:
-        raise OSError("there is no libfaketime: apt-get install faketime")
     clock = bench.folder / "clock"
     clock.write_text("+0\n")
     attempt = bench.start(
         plain=True,
-        LD_PRELOAD=str(found[0]),
+        LD_PRELOAD=str(libfaketime()),
         FAKETIME_TIMESTAMP_FILE=str(clock),
         FAKETIME_NO_CACHE="1",
         FAKETIME_DONT_FAKE_MONOTONIC="1",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["postgresql", "redis"]
+__all__ = ["libfaketime", "postgresql", "redis"]
 
 # Asked by Debian before a package's service is started; 101 forbids it. What runs here is started, and stopped, by the tests.
 POLICY = Path("/usr/sbin/policy-rc.d")
+# apt-get works for one at a time, and refuses a second one at once.
+_installing = threading.Lock()
 
 
 def redis() -> Path:
@@ -20,16 +23,30 @@ def redis() -> Path:
 
     :raises FileNotFoundError: it is missing and cannot be installed by this user.
     """
-    if not shutil.which("redis-server"):
-        _install("redis-server")
+    with _installing:
+        if not shutil.which("redis-server"):
+            _install("redis-server")
     return Path(shutil.which("redis-server") or "/usr/bin/redis-server")
 
 
 def postgresql() -> Path:
     """Return the folder of PostgreSQL's programs, of the newest version: Debian keeps them off the PATH. Raises as `redis`."""
-    if not _postgresql():
-        _install("postgresql")
+    with _installing:
+        if not _postgresql():
+            _install("postgresql")
     return _postgresql()[-1]
+
+
+def libfaketime() -> Path:
+    """Return the library that lies to a process about the time, once it is preloaded. Raises as `redis`."""
+    with _installing:
+        if not _libfaketime():
+            _install("libfaketime")
+    return _libfaketime()[-1]
+
+
+def _libfaketime() -> list[Path]:
+    return sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
 def _postgresql() -> list[Path]:
