@@ -201,11 +201,11 @@ def _disk(bench: Bench, folder: Path, size: str) -> None:
 def _fill(folder: Path) -> Path:
     """Write a file until the disk is full."""
     filler = folder / "filler"
-    with filler.open("wb") as file:
+    # Unbuffered: what a buffer still holds is written, in vain again, when the file is closed.
+    with filler.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"\0" * 4096)
-                file.flush()
         except OSError:
             return filler
 
