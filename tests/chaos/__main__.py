@@ -1,7 +1,7 @@
 """Pull every plug, many times: `python -m tests.chaos` prints a line per run, and the table of them all.
 
-python -m tests.chaos --runs 200 --seed 7 --write     all faults, at fixed and at random points; the table into README.md
-python -m tests.chaos --only SIGKILL --runs 10        those whose names contain it
+python -m tests.chaos --runs 200 --celery 40 --write       all faults, at fixed and random points; the table into README.md
+python -m tests.chaos --runs 10 --celery 0 --only SIGKILL  those whose names contain it
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 
+from tests.chaos import celery_faults
 from tests.chaos.bench import Fault, Stage, run, services_for
 from tests.chaos.verdict import Verdict, table
+from tests.conftest import HOME
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- chaos: made by tests.chaos -->\n", "<!-- /chaos -->\n"
@@ -49,8 +51,6 @@ def planned(faults: list[Fault], runs: int, seed: int) -> list[tuple[Fault, str,
 @contextmanager
 def staged(plan: list[tuple[Fault, str, int | None]]) -> Iterator[list[Future[Verdict]]]:
     """Start to run what is planned, some at a time, and give the verdicts to come."""
-    from tests.conftest import HOME
-
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="distil-chaos-"))
         stack.callback(_tidy, folder)
@@ -97,18 +97,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=200, help="of processes that are run as Airflow runs them")
+    parser.add_argument("--celery", type=int, default=40, help="runs on the Celery stack, after the others")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--only", default="", help="part of a fault's name")
     parser.add_argument("--scheme", default="", help="file, gs or s3")
-    parser.add_argument("--level", choices=["process", "celery", "all"], default="process")
     parser.add_argument("--write", action="store_true", help="write the table into README.md")
     parser.add_argument("--list", action="store_true", help="only list the faults")
     chosen = parser.parse_args()
     faults = [fault for fault in catalogue() if chosen.only in fault.name]
+    on_celery = [fault for fault in celery_faults.FAULTS if chosen.only in fault.name]
     if chosen.list:
         for fault in faults:
             print(f"{fault.name} ({', '.join(fault.schemes)}): {fault.description}")
+        for each in on_celery:
+            print(f"{each.name} ({celery_faults.WHERE}): {each.description}")
         return 0
     print(f"seed {chosen.seed}", flush=True)
     began = time.monotonic()
@@ -119,19 +122,15 @@ def main() -> int:
             verdicts.append(verdict)
             print(f"{len(verdicts):3} {verdict}", flush=True)
 
-    if chosen.level in {"process", "all"} and faults:
+    if chosen.runs and faults:
         from airflow.utils.db import initdb
-
-        from tests.conftest import HOME  # noqa: F401 - chooses an Airflow home, before anything imports Airflow
 
         initdb()
         plan = [each for each in planned(faults, chosen.runs, chosen.seed) if chosen.scheme in each[1]]
         with staged(plan) as running:
             note(future.result() for future in as_completed(running))
-    if chosen.level in {"celery", "all"}:
-        from tests.chaos.celery_faults import run_all as run_on_celery
-
-        note(iter(run_on_celery(chosen.runs, chosen.seed)))
+    if chosen.celery and on_celery:
+        note(celery_faults.run_all(chosen.celery, chosen.seed, on_celery))
     text = table(sorted(verdicts, key=lambda verdict: _place(verdict, faults)))
     print(f"\n{text}\n\n{totals(verdicts)} ({time.monotonic() - began:.0f} s, seed {chosen.seed})")
     if chosen.write:

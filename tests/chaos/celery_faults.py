@@ -1,13 +1,9 @@
-"""What can happen to a run on the Celery stack, and what must be true after it.
-
-python -m tests.chaos.celery_faults [runs] [seed] [part of a fault's name]
-"""
+"""What can happen to a run on the Celery stack, and what must be true after it."""
 
 from __future__ import annotations
 
 import random
 import shutil
-import sys
 import threading
 import time
 import traceback
@@ -23,11 +19,11 @@ import pytest
 from airflow_distil import open_dataset
 from airflow_distil.exceptions import NotPublished
 from tests.chaos.celery_run import ROWS, TIMEOUT, CeleryRun, celery_run
-from tests.chaos.verdict import Verdict, table
+from tests.chaos.verdict import Verdict
 from tests.system.celery_stack import CeleryStack, celery_stack
 from tests.system.component import Component
 
-__all__ = ["FAULTS", "CeleryFault", "run_all"]
+__all__ = ["FAULTS", "WHERE", "CeleryFault", "run_all"]
 
 WHERE = "Celery, gs"
 DAGS = Path(__file__).parents[1] / "system" / "dags"
@@ -401,17 +397,3 @@ def _mend(stack: CeleryStack) -> None:
             part.go_on()
         else:
             part.start()
-
-
-def main(runs: str = "40", seed: str = "20261124", only: str = "") -> int:
-    """Print each verdict, and the table of all; return 0 if every promise was kept."""
-    verdicts = []
-    for verdict in run_all(int(runs), int(seed), [each for each in FAULTS if only in each.name]):
-        print(verdict, flush=True)
-        verdicts.append(verdict)
-    print(table(verdicts))
-    return 0 if all(verdict.kept for verdict in verdicts) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A few faults on the Celery stack at their fixed points; all of them are `python -m tests.chaos.celery_faults`."""
+"""A few faults on the Celery stack at their fixed points; all of them are `python -m tests.chaos`."""
 
 from __future__ import annotations
 
