@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 from airflow_distil import open_dataset
 from airflow_distil.datasets.log import Kind, decode_segment
 from airflow_distil.datasets.stores import Store, open_store
@@ -30,6 +32,12 @@ from tests.chaos.verdict import Verdict, judge
 DAG_FILE = Path(__file__).with_name("thousand.py")
 # As the engine's: what a killed attempt may not have uploaded, or a superseded one not have seen. One second for the upload.
 UNSEEN = 5.0 + 1.0
+
+
+def _stands_still(pid: int) -> bool:
+    """Tell whether all threads of a process have stopped, or it has ended."""
+    ended = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    return all(psutil.Process(thread.id).status() in ended for thread in psutil.Process(pid).threads())
 
 
 @dataclass(frozen=True)
@@ -173,10 +181,13 @@ class Attempt:
         return code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        if self._code is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+        """Send a signal; with SIGSTOP, return when it stands still: on a busy machine it may go on for some answers."""
+        if self._code is not None:
+            return
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            os.kill(self.pid, number)
+            while number is signal.SIGSTOP and not _stands_still(self.pid):
+                time.sleep(0.001)
 
     def kill(self) -> None:
         """Kill it as the kernel does when memory runs out."""
