@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import ssl
 import time
 from array import array
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
-import aiohttp
 import httpx2
 import openai
 from pydantic import SecretStr
@@ -24,17 +24,9 @@ from airflow_distil.exceptions import BadRow, Fatal, LLMError, TaskDefinitionErr
 from airflow_distil.llms.failures import ADVICE, LONGEST, kind_of, masked, retry_after, secrets_in, words_of
 from airflow_distil.llms.gathering import Gathering, divided
 from airflow_distil.llms.parameters import RESERVED, check_generation_kwargs
+from airflow_distil.llms.wire import Reply, Target, Wire
 
 __all__ = ["OpenAILLM"]
-
-# aiohttp's own default is 100 connections, and httpx's "no limit" (None) means just that default: without the 0, whatever
-# the engine admits beyond 100 would wait here unseen, and the wait would count as the endpoint's latency.
-# uvicorn (vLLM, llama-cpp-python, TGI's proxies) closes idle connections after 5 s; a request sent into the closing one is
-# lost. Ours go first.
-LIMITS = httpx2.Limits(max_connections=0, max_keepalive_connections=0, keepalive_expiry=4.0)
-
-# A host that does not answer the handshake is down; the rest of the timeout is for the model to think.
-CONNECT_TIMEOUT = 30.0
 
 # Local servers take any key, the SDK insists on one.
 NO_KEY = "not-needed"
@@ -48,9 +40,12 @@ BYTES = 300_000
 # Of one call: there is no context of a billion tokens.
 MOST_TOKENS = 2**30
 
+# Made once: `json.dumps` makes another for each call that names its separators. Bytes are what endpoints count.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
 _log = logging.getLogger("httpx2")
 if _log.level == logging.NOTSET:
-    # It writes one INFO line per request: a task of 100,000 rows would drown its own log.
+    # It writes an INFO line for each request that it drafts, as if it had been sent.
     _log.setLevel(logging.WARNING)
 
 
@@ -113,7 +108,8 @@ class OpenAILLM:
         key = api_key or os.environ.get("OPENAI_API_KEY" if backend == "openai" else "AZURE_OPENAI_API_KEY")
         self._key = SecretStr((key or "").strip())
         self._headers = {name: SecretStr(value) for name, value in (headers or {}).items()}
-        self._client: tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI] | None = None
+        self._wire: tuple[asyncio.AbstractEventLoop, Wire] | None = None
+        self._targets: dict[tuple[str, str, str | None], Target] = {}
         self._embeddings = Gathering(self._embed, room=BYTES, size=_room_of)
 
     def __repr__(self) -> str:
@@ -130,7 +126,7 @@ class OpenAILLM:
         """
         if request.model is None:
             request = resolve(request, self.model, self.parameters)
-        path, body = _wire(request, n)
+        path, body = _worded(request, n)
         if isinstance(request, Embed):
             return [await self._embeddings.ask(request, canonical(replace(request, input="")))]
         began = time.perf_counter()
@@ -148,13 +144,13 @@ class OpenAILLM:
     async def aclose(self) -> None:
         """Close the connections; the next `answer` opens new ones, in the event loop it runs in."""
         await self._embeddings.aclose()
-        client, self._client = self._client, None
-        if client and client[0] is asyncio.get_running_loop():
-            await client[1].close()
+        wire, self._wire = self._wire, None
+        if wire and wire[0] is asyncio.get_running_loop():
+            await wire[1].aclose()
 
     async def _embed(self, requests: Sequence[Embed]) -> list[Answer | LLMError]:
         """Ask for the vectors of texts, with the same model and parameters, in one call."""
-        path, body = _wire(requests[0], 1)
+        path, body = _worded(requests[0], 1)
         if len(requests) > 1:
             body["input"] = [request.input for request in requests]
         began = time.perf_counter()
@@ -176,37 +172,31 @@ class OpenAILLM:
         ]
 
     async def _send(self, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        # The response as it came, not the SDK's model of it: validation would cost as much again as the call itself.
-        client = self._connected()
+        model = None if body is None else body["model"]
+        target = self._targets.get((method, path, model)) or await self._draft(method, path, model)
         failure: LLMError
         try:
-            async with asyncio.timeout(self.timeout):
-                if method == "POST":
-                    response = await client.post(path, body=body, cast_to=httpx2.Response)
-                else:
-                    response = await client.get(path, cast_to=httpx2.Response)
-        except openai.APIStatusError as error:
-            # No names for parts of the reply: it may repeat the key, and frames of tracebacks are shown by some tools.
-            wait = retry_after(error.response.headers)
-            failure = self._refused(error.status_code, _error_of(error.body), (body or {}).get("model"), wait)
-        except openai.APIConnectionError as error:
-            failure = self._unreachable(error)
-        except (aiohttp.ClientError, httpx2.HTTPError) as error:
-            failure = Transient(f"{self._place}: the reply was not HTTP ({type(error).__name__}).")
+            content = b"" if body is None else _JSON.encode(body).encode("utf-8", "surrogatepass")
+            response = await self._connected().send(target, content, self.timeout)
         except TimeoutError:
             failure = Transient(f"{self._place}: no answer within {self.timeout:g} s.")
+        except OSError as error:
+            failure = self._unreachable(error)
         else:
-            return self._parsed(response, (body or {}).get("model"))
-        # Outside of `except`, so that no traceback leads to the SDK's error, which holds the request with its key.
+            if response.status < 300:
+                return self._parsed(response, model)
+            # No names for parts of the reply: it may repeat the key, and frames of tracebacks are shown by some tools.
+            failure = self._refused(response.status, _error_of(response.content), model, retry_after(response.headers))
+        # Outside of `except`, so that no traceback leads to what failed below, where the key is.
         raise failure
 
-    def _parsed(self, response: httpx2.Response, model: str | None) -> dict[str, Any]:
+    def _parsed(self, response: Reply, model: str | None) -> dict[str, Any]:
         try:
             reply = json.loads(response.content)
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
-            beginning = self._clean(words_of(response.text))[:100] or "nothing"
+            beginning = self._clean(words_of(response.content.decode("utf-8", "replace")))[:100] or "nothing"
             raise Transient(f"{self._place}: status 200, but the body is not a JSON object; it begins with: {beginning}")
         if (error := reply.get("error")) and not reply.get("choices") and not reply.get("data"):
             # Routers that have sent "200" before the model behind them failed put its status into the body.
@@ -233,20 +223,28 @@ class OpenAILLM:
             for answer, tokens_in, tokens_out in zip(answers, inputs, outputs, strict=True)
         ]
 
-    def _connected(self) -> openai.AsyncOpenAI:
+    def _connected(self) -> Wire:
         # Connections belong to an event loop. One that is gone (a notebook's earlier asyncio.run) took its own with it.
         loop = asyncio.get_running_loop()
-        if self._client is None or self._client[0] is not loop:
-            self._client = loop, self._new_client()
-        return self._client[1]
+        if self._wire is None or self._wire[0] is not loop:
+            self._wire = loop, Wire(httpx2.create_ssl_context)
+        return self._wire[1]
 
-    def _new_client(self) -> openai.AsyncOpenAI:
+    async def _draft(self, method: Literal["GET", "POST"], path: str, model: str | None) -> Target:
+        """Let the SDK say what it would send: URL, authentication and headers, for OpenAI and for Azure."""
         kind = openai.AsyncAzureOpenAI if self.backend == "azure" else openai.AsyncOpenAI
         try:
-            return kind(**self._given(), http_client=openai.DefaultAioHttpClient(limits=LIMITS))
-        except (openai.OpenAIError, ValueError) as error:
+            async with kind(**self._given(), http_client=httpx2.AsyncClient(transport=_Drafts(), trust_env=False)) as client:
+                if method == "POST":
+                    drafted = await client.post(path, body={"model": model}, cast_to=httpx2.Response)
+                else:
+                    drafted = await client.get(path, cast_to=httpx2.Response)
+            target = Target.of(method, str(drafted.request.url), drafted.request.headers.raw)
+        except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             advice = "give the key (and for Azure endpoint and API version) in the connection"
             failure = Fatal(f"{self!r} cannot be set up: {self._clean(str(error))} Next: {advice}.")
+        else:
+            return self._targets.setdefault((method, path, model), target)
         raise failure
 
     def _given(self) -> dict[str, Any]:
@@ -254,7 +252,6 @@ class OpenAILLM:
         given: dict[str, Any] = {
             "api_key": self._key.get_secret_value() or (NO_KEY if self.base_url else None),
             "max_retries": 0,  # only the engine retries: it gives the slot back while it waits
-            "timeout": openai.Timeout(None, connect=min(CONNECT_TIMEOUT, self.timeout)),
             "default_headers": {name: value.get_secret_value() for name, value in self._headers.items()},
         }
         if self.backend != "azure":
@@ -271,16 +268,9 @@ class OpenAILLM:
             message += f" Next: {ADVICE.get(status, 'check the base URL, the model and the key')}; then run again."
         return kind(message, wait)
 
-    def _unreachable(self, error: openai.APIConnectionError) -> LLMError:
-        # The SDK's own words are "Connection error." and, for a dropped connection too, "Request timed out.".
-        causes = []
-        cause: BaseException | None = error.__cause__
-        while cause is not None:
-            causes.append(cause)
-            cause = cause.__cause__
-        why = causes[-1] if causes else error
-        message = f"{self._place}: {type(why).__name__}: {self._clean(words_of(str(why)))}"
-        if any(isinstance(c, aiohttp.ClientConnectorCertificateError | httpx2.UnsupportedProtocol) for c in causes):
+    def _unreachable(self, error: OSError) -> LLMError:
+        message = f"{self._place}: {type(error).__name__}: {self._clean(words_of(str(error)))}"
+        if isinstance(error, ssl.SSLCertVerificationError):
             return Fatal(f"{message} Next: check the base URL and the certificates that this machine trusts.")
         return Transient(message)
 
@@ -298,7 +288,14 @@ class OpenAILLM:
         return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-def _wire(request: Request, n: int) -> tuple[str, dict[str, Any]]:
+class _Drafts(httpx2.AsyncBaseTransport):
+    """Sends nothing: a request is done when it is written."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={}, request=request)
+
+
+def _worded(request: Request, n: int) -> tuple[str, dict[str, Any]]:
     parameters = dict(request.parameters)
     parameters.update(parameters.pop("extra_body", None) or {})
     if taken := parameters.keys() & RESERVED.keys():
@@ -378,8 +375,12 @@ def _shares(usage: Any, name: str, count: int) -> Sequence[int | None]:
     return [share + (i < rest) for i in range(count)]
 
 
-def _error_of(body: object) -> Any:
-    """Return the error object of a reply's body; the SDK unwraps it for most statuses, but not when it is a list."""
+def _error_of(content: bytes) -> Any:
+    """Return the error object of a reply's body, or the body itself if it has none."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return content.decode("utf-8", "replace")
     if isinstance(body, list) and body:
         body = body[0]
     return cast("Any", body.get("error", body) if isinstance(body, Mapping) else body)

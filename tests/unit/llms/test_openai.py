@@ -62,7 +62,7 @@ def test_no_key_is_fatal_and_says_so(backend):
 
 def test_nothing_is_connected_before_the_first_call():
     """A client made in `__init__` belonged to no event loop, or to the wrong one."""
-    assert OpenAILLM("m", base_url="http://127.0.0.1:9/v1")._client is None
+    assert OpenAILLM("m", base_url="http://127.0.0.1:9/v1")._wire is None
 
 
 def test_a_second_event_loop_without_aclose():
@@ -70,14 +70,14 @@ def test_a_second_event_loop_without_aclose():
     with FakeLLM() as server:
         llm = OpenAILLM("m", base_url=server.base_url)
         loops = [asyncio.new_event_loop() for _ in range(2)]
-        clients = []
+        wires = []
         for loop in loops:
             loop.run_until_complete(llm.answer(Chat([user("hello")])))
-            clients.append(llm._client[1])
-        for loop, client in zip(loops, clients, strict=True):
-            loop.run_until_complete(client.close())
+            wires.append(llm._wire[1])
+        for loop, wire in zip(loops, wires, strict=True):
+            loop.run_until_complete(wire.aclose())
             loop.close()
-        assert clients[0] is not clients[1]
+        assert wires[0] is not wires[1]
 
 
 def test_aclose_twice_and_unused():

@@ -1,0 +1,315 @@
+"""HTTP/1.1 as a client of a model needs it: kept connections, and on each one request and its reply at a time.
+
+It is here because the client's CPU is what limits an endpoint that answers fast, or one of a thousand requests in flight. One
+request through the OpenAI SDK costs some 700 µs of it, through aiohttp alone 75 to 150, through this 20 to 25, when reading,
+prompts, hashing, the log and Parquet together cost about 80 (`tests/benchmarks`). What to send is still the SDK's to say, the
+connections are asyncio's, and replies are parsed by httptools, which is Node's parser. No redirects, no cookies, no HTTP/2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from httptools import HttpParserError, HttpResponseParser
+
+__all__ = ["BadReply", "Reply", "Target", "Wire"]
+
+# uvicorn (vLLM, llama-cpp-python, TGI's proxies) closes idle connections after 5 s; a request that is sent into the closing one
+# is lost. Ours go first.
+KEEP = 4.0
+# A host that does not answer the handshake is down; the rest of the timeout is for the model to think.
+CONNECT_TIMEOUT = 30.0
+# The second address of a host (often IPv4 after IPv6) is tried when the first has not answered for this long: RFC 8305.
+HAPPY_EYEBALLS = 0.25
+# What belongs to a connection, or depends on the body: said here and not by whoever drafts a request.
+OURS = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"accept-encoding", b"expect"))
+
+
+class BadReply(ConnectionError):
+    """What came back was not HTTP, or not all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. It may repeat the key, so it is not shown.
+
+    :param raw: headers as they came, names in lower case.
+    :param content: the body, unpacked.
+    """
+
+    status: int
+    raw: dict[bytes, bytes] = field(repr=False)
+    content: bytes = field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers as text. A provider sends 30 with each reply, and most replies are read without one."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go, and all that they have in common.
+
+    :param head: their beginning, up to the length of the body. It holds the key, so it is not shown.
+    :param proxy: URL of the proxy on the way, if any; it may hold a password.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    head: bytes = field(repr=False)
+    proxy: str | None = field(repr=False, default=None)
+
+    @classmethod
+    def of(cls, method: str, url: str, headers: list[tuple[bytes, bytes]]) -> Target:
+        """Return the target of requests that are alike but for their bodies. Proxies are those of the environment.
+
+        :raises ValueError: if the URL or a header cannot be sent.
+        """
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _port(parts)
+        proxies = getproxies()
+        proxy = proxies.get(parts.scheme) or proxies.get("all")
+        if proxy is not None and proxy_bypass(host):
+            proxy = None
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        lines = [b"Host: " + parts.netloc.encode("ascii"), b"Accept-Encoding: identity"]
+        if proxy is not None and parts.scheme == "http":
+            path = f"{parts.scheme}://{parts.netloc}{path}"
+            lines += _authorization(urlsplit(proxy))
+        lines += [name + b": " + value for name, value in headers if name.lower() not in OURS]
+        if any(set(line) & set(b"\r\n\0") for line in lines):
+            raise ValueError("a header holds a line break, which no header may")
+        first = f"{method} {path} HTTP/1.1".encode("ascii")
+        return cls(parts.scheme, host, port, b"\r\n".join([first, *lines, b"Content-Length: "]), proxy)
+
+    @property
+    def origin(self) -> tuple[Any, ...]:
+        """What connections are kept for."""
+        return self.scheme, self.host, self.port, self.proxy
+
+
+class Wire:
+    """Connections of one event loop, opened as they are needed, and kept for a while.
+
+    :param trust: makes the TLS settings, when the first connection needs them.
+    """
+
+    def __init__(self, trust: Callable[[], ssl.SSLContext]) -> None:
+        self._trust = trust
+        self._context: ssl.SSLContext | None = None
+        self._free: dict[tuple[Any, ...], deque[_Connection]] = {}
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, target: Target, body: bytes, within: float) -> Reply:
+        """Send a request and wait for its reply.
+
+        :param within: seconds, from now to the last byte.
+        :raises TimeoutError: if it takes longer.
+        :raises BadReply: if the reply breaks off or is not HTTP.
+        :raises OSError: if there is no connection, or it is lost; `ssl.SSLError` if nobody trusts the other side.
+        """
+        origin = target.origin
+        free = self._free.get(origin)
+        if free is None:
+            free = self._free[origin] = deque()
+        connection = self._kept(free)
+        if connection is None:
+            began = self._loop.time()
+            async with asyncio.timeout(min(CONNECT_TIMEOUT, within)):
+                connection = await self._connect(target)
+            within -= self._loop.time() - began
+        try:
+            reply = await connection.ask(target.head, body, within)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.usable:
+            connection.since = self._loop.time()
+            free.append(connection)
+        return reply
+
+    async def aclose(self) -> None:
+        """Close the connections that nobody uses."""
+        for free in self._free.values():
+            for connection in free:
+                connection.close()
+        self._free.clear()
+        # asyncio frees a socket in the next turn of the loop, and this may be its last.
+        await asyncio.sleep(0)
+
+    def _kept(self, free: deque[_Connection]) -> _Connection | None:
+        """Return the connection that was used last, and close those that were used too long ago."""
+        latest = self._loop.time() - KEEP
+        while free and free[0].since < latest:
+            free.popleft().close()
+        while free:
+            connection = free.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def _connect(self, target: Target) -> _Connection:
+        tls = self._tls() if target.scheme == "https" else None
+        if target.proxy is None:
+            _, connection = await self._loop.create_connection(
+                lambda: _Connection(self._loop),
+                target.host,
+                target.port,
+                ssl=tls,
+                happy_eyeballs_delay=HAPPY_EYEBALLS,
+            )
+            return connection
+        proxy = urlsplit(target.proxy)
+        if proxy.scheme != "http" or not proxy.hostname:
+            raise OSError("the proxy that the environment names must be one of http://host:port")
+        connection = _Connection(self._loop)
+        if tls is None:
+            await self._loop.create_connection(lambda: connection, proxy.hostname, proxy.port or _port(proxy))
+            return connection
+        reader, writer = await asyncio.open_connection(proxy.hostname, proxy.port or _port(proxy))
+        try:
+            place = f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
+            lines = [f"CONNECT {place} HTTP/1.1\r\nHost: {place}".encode("ascii"), *_authorization(proxy)]
+            writer.write(b"\r\n".join(lines) + b"\r\n\r\n")
+            answer = await reader.readuntil(b"\r\n\r\n")
+            status = answer.split(b" ", 2)[1:2]
+            if status != [b"200"]:
+                raise OSError(f"the proxy {proxy.hostname} answered {answer.splitlines()[0][:80]!r} to CONNECT")
+            writer.transport.set_protocol(connection)
+            transport = await self._loop.start_tls(writer.transport, connection, tls, server_hostname=target.host)
+        except asyncio.IncompleteReadError as error:
+            raise OSError(f"the proxy {proxy.hostname} closed the connection") from error
+        except BaseException:
+            writer.transport.abort()
+            raise
+        connection.connection_made(cast("asyncio.BaseTransport", transport))
+        return connection
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = self._trust()
+        return self._context
+
+
+class _Connection(asyncio.Protocol):
+    """A connection: at most one request is on it at a time."""
+
+    __slots__ = ("_body", "_ends", "_expiry", "_headers", "_loop", "_parser", "_reply", "_transport", "since", "usable")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parser = HttpResponseParser(self)
+        self._reply: asyncio.Future[Reply] | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._ends = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self.since = 0.0
+        self.usable = False
+
+    def ask(self, head: bytes, body: bytes, within: float) -> asyncio.Future[Reply]:
+        """Send a request; the future is its reply."""
+        self._reply = reply = self._loop.create_future()
+        self._headers, self._body, self._ends = {}, [], False
+        self._expiry = self._loop.call_later(within, self._fail, TimeoutError())
+        self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        return reply
+
+    def close(self) -> None:
+        """Close it at once."""
+        self.usable = False
+        self._transport.abort()
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.usable = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._reply is None:
+            self.close()  # nobody asked: what follows is no reply to the next request
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as error:
+            self._fail(BadReply(f"the reply was not HTTP ({type(error).__name__})"))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.usable = False
+        if self._reply is None:
+            return
+        if exc is None and self._ends:
+            # Nothing said how long the body is: it ends here.
+            self.on_message_complete()
+        else:
+            self._fail(exc or BadReply("the connection was closed before the reply was complete"))
+
+    # What httptools calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._ends = b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers, self._body, self._ends = {}, [], False  # "100 Continue" and its like: the reply follows
+            return
+        reply, self._reply = self._reply, None
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if not self._parser.should_keep_alive():
+            self.close()
+        if reply is None:
+            self.close()  # a second reply to one request
+        elif not reply.done():
+            try:
+                reply.set_result(Reply(status, self._headers, self._unpacked()))
+            except zlib.error:
+                reply.set_exception(BadReply("the body cannot be unpacked"))
+
+    def _unpacked(self) -> bytes:
+        content = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        # We do not ask for it; some gateways do it to all replies.
+        if self._headers.get(b"content-encoding") in (b"gzip", b"deflate"):
+            content = zlib.decompress(content, wbits=47)
+        return content
+
+    def _fail(self, error: Exception) -> None:
+        reply, self._reply = self._reply, None
+        self.close()
+        if reply is not None and not reply.done():
+            reply.set_exception(error)
+
+
+def _port(parts: SplitResult) -> int:
+    return 443 if parts.scheme == "https" else 80
+
+
+def _authorization(proxy: SplitResult) -> list[bytes]:
+    if proxy.username is None:
+        return []
+    user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return [b"Proxy-Authorization: Basic " + base64.b64encode(user.encode())]
