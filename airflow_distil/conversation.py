@@ -104,12 +104,16 @@ class Rank(_Asked):
 
 
 Request: TypeAlias = Chat | Complete | Embed | Rank
+_FIELDS = {kind: [f.name for f in fields(kind)] for kind in (Chat, Complete, Embed, Rank)}
+# Made once: `json.dumps` makes another for each call that says how.
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _R = TypeVar("_R", bound=_Asked)
 
 
 def resolve(request: _R, model: str, parameters: Mapping[str, Any]) -> _R:
     """Return the request as it is sent: with the model's name, and the LLM's parameters under its own."""
-    return replace(request, model=request.model or model, parameters={**parameters, **request.parameters})
+    own = request.parameters
+    return replace(request, model=request.model or model, parameters={**parameters, **own} if own else parameters)
 
 
 def canonical(request: Request) -> bytes:
@@ -118,8 +122,8 @@ def canonical(request: Request) -> bytes:
     :raises TypeError: if it holds what JSON cannot say, and no endpoint could be sent.
     :raises ValueError: if it holds a number that is not finite.
     """
-    content = {"kind": request.kind, **{f.name: getattr(request, f.name) for f in fields(request)}}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    content = {"kind": request.kind, **{name: getattr(request, name) for name in _FIELDS[type(request)]}}
+    text = _JSON.encode(content)
     # A lone surrogate is valid in a Python string and not in UTF-8; it must not stop a row from having a name.
     return text.encode("utf-8", "surrogatepass")
 

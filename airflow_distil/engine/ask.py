@@ -227,7 +227,7 @@ class AskPass:
         for outcome in fate.outcomes:
             if outcome.status == "unparsed" and outcome.trace and self._shown < UNPARSED_SHOWN:
                 self._shown += 1
-                said = str(read_body(outcome.trace[-1][1]).get("text"))[:CHARACTERS_SHOWN]
+                said = str(outcome.trace[-1].body.get("text"))[:CHARACTERS_SHOWN]
                 log.warning("Row %d could not be read: %s. The model said: %r", ordinal, one_line(str(outcome.error)), said)
 
     def _take(self, ordinal: int, told: list[Fate]) -> None:
@@ -434,7 +434,11 @@ class AskPass:
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Run coroutines together to the end of each, then raise the first error: none is left behind to write after the end."""
-    for result in await asyncio.gather(*coroutines, return_exceptions=True):
+    together = list(coroutines)
+    if len(together) == 1:  # most rows ask one thing at a time, and need no further tasks for it
+        await together[0]
+        return
+    for result in await asyncio.gather(*together, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
 

@@ -16,10 +16,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+import msgspec
 
 from airflow_distil.conversation import (
     Answer,
@@ -41,10 +40,10 @@ from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
 
-__all__ = ["Dialogue", "Outcome", "Speech", "Turn", "answer_of", "check_body", "read_body"]
+__all__ = ["Dialogue", "Exchange", "Outcome", "Speech", "Turn", "answer_of", "check_body", "read_body"]
 
 # As the columns of `distil_metadata` hold it; no call has more tokens.
-_Count = Annotated[int, Field(ge=0, lt=2**31)]
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +66,31 @@ class Turn:
         return self.content.decode("utf-8", "replace")
 
 
+class Exchange(NamedTuple):
+    """A request and what became of it.
+
+    :param body: what the fact carries, read.
+    """
+
+    turn: Turn
+    fact: Fact
+    body: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a dialogue ended.
 
     :param columns: the task's outputs, under the task's names.
     :param error: why it is not ok.
-    :param trace: each request with its fact, in order.
+    :param trace: what was asked and answered, in order.
     :param transient: True if it failed in a way that the next attempt may not.
     """
 
     status: Literal["ok", "unparsed", "failed"]
     columns: Mapping[str, Any]
     error: str | None
-    trace: list[tuple[Turn, Fact]]
+    trace: list[Exchange]
     transient: bool = False
 
 
@@ -88,6 +98,41 @@ class Finder(Protocol):
     """Looks up the fact of a key; with `own`, only among those of this ask."""
 
     def __call__(self, key: bytes, *, own: bool) -> Fact | None: ...
+
+
+# `isinstance` of a union makes the union anew each time.
+_REQUESTS = (Chat, Complete, Embed, Rank)
+
+
+class _Draws(Random):
+    """The random numbers of a conversation, seeded when the first one of a step is drawn.
+
+    Seeding costs as much as a prompt, and most tasks draw none.
+    """
+
+    def __init__(self) -> None:
+        self._due: Callable[[], int] | None = None
+
+    def reseed(self, seed: Callable[[], int]) -> None:
+        """Begin a step."""
+        self._due = seed
+
+    def random(self) -> float:
+        self._begin()
+        return super().random()
+
+    def getrandbits(self, k: int, /) -> int:
+        self._begin()
+        return super().getrandbits(k)
+
+    def getstate(self) -> tuple[Any, ...]:
+        self._begin()
+        return super().getstate()
+
+    def _begin(self) -> None:
+        if self._due is not None:
+            due, self._due = self._due, None
+            super().seed(due())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +152,11 @@ class Speech:
     round: int
     ask: bytes
     read: Callable[[Row], Row]
+    outputs: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A property of the task, asked for often; it does not change within a run.
+        object.__setattr__(self, "outputs", self.task.output_names)
 
 
 @dataclass(slots=True)
@@ -124,23 +174,16 @@ class Dialogue:
     count_twin: Callable[[bytes], int]
     first: Turn | None = field(default=None, init=False)
     _talk: Conversation = field(init=False)
-    _rng: Random = field(init=False)
-    _seed: bytes = field(init=False)
+    _rng: _Draws = field(init=False)
     _twin: int | None = field(init=False, default=None)
     _chain: bytes = field(init=False, default=b"")
     _turns: list[Turn] = field(init=False, default_factory=list)
     _listed: bool = field(init=False, default=False)
-    _trace: list[tuple[Turn, Fact]] = field(init=False, default_factory=list)
+    _trace: list[Exchange] = field(init=False, default_factory=list)
     _own: bool = field(init=False, default=False)
     _ended: Outcome | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        # A task that names no inputs reads the whole row.
-        names = self.speech.task.input_names or [name for name in self.input if not name.startswith("distil_")]
-        read = json.dumps({name: self.input.get(name) for name in names}, sort_keys=True, default=str)
-        self._seed = digest(
-            str(self.speech.task.seed).encode(), read.encode("utf-8", "surrogatepass"), str(self.sample).encode()
-        )
         self._open()
 
     def advance(self, find: Finder) -> Outcome | list[Turn]:
@@ -166,13 +209,13 @@ class Dialogue:
             return
         if isinstance(self.speech.task, GeneratorTask):
             return  # A candidate is no row that somebody waits for: the next number is as good, and costs no more.
-        if any(fact.ask != self.speech.ask for _, fact in ended.trace):
+        if any(fact.ask != self.speech.ask for _, fact, _ in ended.trace):
             self._own = True
             self._open()
 
     def _open(self) -> None:
         self._trace, self._ended, self._chain = [], None, b""
-        self._rng = Random()
+        self._rng = _Draws()
         self._reseed()
         try:
             # A copy: what a task does to its row must not be seen by the next sample, nor when the row is told again.
@@ -188,15 +231,15 @@ class Dialogue:
             self._hear(requests)
 
     def _tell(self, facts: list[Fact]) -> None:
+        answers = []
         for turn, fact in zip(self._turns, facts, strict=True):
-            self._trace.append((turn, fact))
+            body = read_body(fact)
+            self._trace.append(Exchange(turn, fact, body))
             if fact.kind is not Kind.ANSWER:
                 self._talk.close()
-                self._ended = Outcome(
-                    "failed", {}, read_body(fact)["error"], self._trace, transient=fact.kind is Kind.TRANSIENT
-                )
+                self._ended = Outcome("failed", {}, body["error"], self._trace, transient=fact.kind is Kind.TRANSIENT)
                 return
-        answers = [answer_of(fact) for fact in facts]
+            answers.append(answer_of(body))
         self._reseed()
         try:
             requests = self._requests(self._talk.send(answers if self._listed else answers[0]))
@@ -216,7 +259,7 @@ class Dialogue:
         self._listed = isinstance(said, list)
         requests: list[tuple[Request, bytes]] = []
         for request in said if self._listed else [said]:
-            if not isinstance(request, Chat | Complete | Embed | Rank):
+            if not isinstance(request, _REQUESTS):
                 raise TaskDefinitionError(
                     f"Task {self.speech.task.name!r} yielded {type(request).__name__}; converse yields requests: "
                     "Chat(messages), Complete(prompt), Embed(input) or Rank(input, candidates)."
@@ -250,7 +293,7 @@ class Dialogue:
             raise TaskDefinitionError(
                 f"Task {self.speech.task.name!r} returned {type(columns).__name__}, not a dict of columns."
             )
-        names = self.speech.task.output_names
+        names = self.speech.outputs
         if whole := [name for name in names if isinstance(columns.get(name), Answer)]:
             raise TaskDefinitionError(
                 f"Task {self.speech.task.name!r} returned a whole Answer as {', '.join(whole)}. What `yield` gives is an "
@@ -269,20 +312,27 @@ class Dialogue:
 
     def _end_unparsed(self, reason: str, partial: Mapping[str, Any]) -> None:
         try:
-            readable = self.speech.read({name: partial.get(name) for name in self.speech.task.output_names})
+            readable = self.speech.read({name: partial.get(name) for name in self.speech.outputs})
         except Unparsed:
             readable = {}
         self._ended = Outcome("unparsed", readable, reason, self._trace)
 
     def _reseed(self) -> None:
         # Per step, so that what a task draws at one step cannot depend on how much it drew before.
-        self._rng.seed(int.from_bytes(digest(self._seed, str(len(self._trace)).encode()), "little"))
+        step = len(self._trace)
+        self._rng.reseed(lambda: self._seed(step))
+
+    def _seed(self, step: int) -> int:
+        task = self.speech.task
+        # A task that names no inputs reads the whole row.
+        names = task.input_names or [name for name in self.input if not name.startswith("distil_")]
+        read = json.dumps({name: self.input.get(name) for name in names}, sort_keys=True, default=str)
+        row = digest(str(task.seed).encode(), read.encode("utf-8", "surrogatepass"), str(self.sample).encode())
+        return int.from_bytes(digest(row, str(step).encode()), "little")
 
 
 class _Body(TypedDict, total=False):
     """What a fact carries, as `AskPass` writes it."""
-
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
 
     text: str | None
     vector: list[float] | None
@@ -297,7 +347,7 @@ class _Body(TypedDict, total=False):
     prompt: str
 
 
-_BODY = TypeAdapter(_Body)
+_BODY = msgspec.json.Decoder(_Body)
 
 
 def check_body(fact: Fact) -> None:
@@ -306,23 +356,21 @@ def check_body(fact: Fact) -> None:
     :raises ValueError: if it is not what an attempt writes. The message quotes nothing of it.
     """
     try:
-        body = _BODY.validate_json(fact.body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"fact {fact.number}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        body = _BODY.decode(fact.body)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"fact {fact.number}: {error}") from None
     if fact.kind is not Kind.ANSWER and "error" not in body:
         raise ValueError(f"fact {fact.number} is a failure without an error")
 
 
 def read_body(fact: Fact) -> dict[str, Any]:
     """Return the JSON that a fact carries."""
-    body: dict[str, Any] = json.loads(fact.body)
+    body: dict[str, Any] = msgspec.json.decode(fact.body)
     return body
 
 
-def answer_of(fact: Fact) -> Answer:
-    """Return the answer that a fact carries."""
-    body = read_body(fact)
+def answer_of(body: Mapping[str, Any]) -> Answer:
+    """Return the answer that is the body of a fact."""
     return Answer(
         text=body.get("text"),
         vector=body.get("vector"),

@@ -6,7 +6,6 @@ source in one. An index on disk tells where the fact of a key stands.
 
 from __future__ import annotations
 
-import json
 import logging
 import struct
 from collections import defaultdict
@@ -14,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from airflow_distil.conversation import digest
 from airflow_distil.datasets.diskmap import DiskMap
@@ -124,7 +125,7 @@ class Facts:
             sample=sample,
             step=turn.step,
             kind=kind,
-            body=json.dumps(body, separators=(",", ":")).encode(),
+            body=msgspec.json.encode(body),
         )
 
     def add(self, facts: list[Fact]) -> None:

@@ -176,8 +176,8 @@ class Job:
             progress=self.progress,
             stop=self.stop,
         )
-        with _naming(self.destination):
-            asyncio.run(asking.run())
+        with _naming(self.destination), asyncio.Runner(loop_factory=_loop()) as runner:
+            runner.run(asking.run())
         twins.close()
         if columns.mixed:
             log.warning(
@@ -297,6 +297,15 @@ def _wait(result: Future[Any], seconds: float, deadline: float | None) -> bool:
     except TimeoutError:
         return result.done()
     return True
+
+
+def _loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: uvloop where it is installed, as it spends a third less CPU on a request."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 @contextmanager

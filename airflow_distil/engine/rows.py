@@ -45,7 +45,9 @@ def is_skipped(row: Row) -> bool:
 def dialogues(speech: Speech, row: Row, ordinal: int, twins: Twins) -> list[Dialogue]:
     """Return a dialogue for each sample of a row, in order."""
     task = speech.task
-    seen = {**row, **{name: row[column] for name, column in task.input_mappings.items() if column in row}}
+    seen = row
+    if task.input_mappings:
+        seen = {**row, **{name: row[column] for name, column in task.input_mappings.items() if column in row}}
     return [Dialogue(speech, seen, ordinal, sample, twins.count) for sample in range(task.num_generations)]
 
 
@@ -76,7 +78,7 @@ def skipped(speech: Speech, row: Row) -> list[Fate]:
 
 def fates(speech: Speech, outcomes: list[Outcome], *, asked: bool = False) -> Iterator[Fate]:
     """Make output rows of the outcomes of one source row."""
-    names = speech.task.output_names
+    names = speech.outputs
     if not speech.task.group_generations:
         for sample, outcome in enumerate(outcomes):
             columns = {name: outcome.columns.get(name) for name in names}

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from airflow_distil.conversation import Row
-from airflow_distil.datasets.log import Fact, Kind
+from airflow_distil.datasets.log import Kind
 from airflow_distil.datasets.numbers import Numbers
 from airflow_distil.datasets.source import rows_of
 from airflow_distil.engine.columns import Columns
-from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn
 from airflow_distil.engine.facts import Facts
 from airflow_distil.engine.rows import Fate, Twins, dialogues, fates, is_skipped, skipped
 from airflow_distil.engine.selection import Selection
@@ -141,9 +141,9 @@ class WritePass:
         outcomes = [self._outcome(dialogue) for dialogue in dialogues(self.speech, row, ordinal, self.twins)]
         # Also of candidates that become no row: they were paid for.
         for outcome in outcomes:
-            for _, fact in outcome.trace:
+            for _, fact, body in outcome.trace:
                 if fact.kind is Kind.ANSWER:
-                    self.bill.add(read_body(fact))
+                    self.bill.add(body)
         return list(fates(self.speech, outcomes))
 
     def _outcome(self, dialogue: Dialogue) -> Outcome:
@@ -191,12 +191,11 @@ class WritePass:
         earlier = row.get("distil_metadata")
         entries = [entry for entry in earlier if isinstance(entry, dict)] if isinstance(earlier, list) else []
         for outcome in fate.outcomes:
-            entries += [self._entry(turn, fact, keep_raw=outcome.status == "unparsed") for turn, fact in outcome.trace]
+            entries += [self._entry(turn, body, keep_raw=outcome.status == "unparsed") for turn, _, body in outcome.trace]
         return entries
 
-    def _entry(self, turn: Turn, fact: Fact, *, keep_raw: bool) -> dict[str, Any]:
+    def _entry(self, turn: Turn, body: dict[str, Any], *, keep_raw: bool) -> dict[str, Any]:
         task = self.speech.task
-        body = read_body(fact)
         tokens_in, tokens_out = body.get("usage", (None, None))
         return {
             "task": task.name,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 import zlib
 from collections import deque
@@ -19,6 +20,7 @@ from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from aiohappyeyeballs import start_connection
 from httptools import HttpParserError, HttpResponseParser
 
 __all__ = ["BadReply", "Reply", "Target", "Wire"]
@@ -30,6 +32,8 @@ KEEP = 4.0
 CONNECT_TIMEOUT = 30.0
 # The second address of a host (often IPv4 after IPv6) is tried when the first has not answered for this long: RFC 8305.
 HAPPY_EYEBALLS = 0.25
+# Seconds. A host may move to other addresses, and they say so for minutes.
+RESOLVE_EVERY = 10.0
 # What belongs to a connection, or depends on the body: said here and not by whoever drafts a request.
 OURS = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"accept-encoding", b"expect"))
 
@@ -109,6 +113,7 @@ class Wire:
         self._trust = trust
         self._context: ssl.SSLContext | None = None
         self._free: dict[tuple[Any, ...], deque[_Connection]] = {}
+        self._addresses: dict[tuple[str, int], tuple[asyncio.Future[Any], float]] = {}
         self._loop = asyncio.get_running_loop()
 
     async def send(self, target: Target, body: bytes, within: float) -> Reply:
@@ -162,22 +167,20 @@ class Wire:
     async def _connect(self, target: Target) -> _Connection:
         tls = self._tls() if target.scheme == "https" else None
         if target.proxy is None:
+            opened = await self._open(target.host, target.port)
             _, connection = await self._loop.create_connection(
-                lambda: _Connection(self._loop),
-                target.host,
-                target.port,
-                ssl=tls,
-                happy_eyeballs_delay=HAPPY_EYEBALLS,
+                lambda: _Connection(self._loop), sock=opened, ssl=tls, server_hostname=target.host if tls else None
             )
             return connection
         proxy = urlsplit(target.proxy)
         if proxy.scheme != "http" or not proxy.hostname:
             raise OSError("the proxy that the environment names must be one of http://host:port")
         connection = _Connection(self._loop)
+        opened = await self._open(proxy.hostname, proxy.port or _port(proxy))
         if tls is None:
-            await self._loop.create_connection(lambda: connection, proxy.hostname, proxy.port or _port(proxy))
+            await self._loop.create_connection(lambda: connection, sock=opened)
             return connection
-        reader, writer = await asyncio.open_connection(proxy.hostname, proxy.port or _port(proxy))
+        reader, writer = await asyncio.open_connection(sock=opened)
         try:
             place = f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
             lines = [f"CONNECT {place} HTTP/1.1\r\nHost: {place}".encode("ascii"), *_authorization(proxy)]
@@ -195,6 +198,20 @@ class Wire:
             raise
         connection.connection_made(cast("asyncio.BaseTransport", transport))
         return connection
+
+    async def _open(self, host: str, port: int) -> socket.socket:
+        """Connect to the first address of a host that answers."""
+        known, since = self._addresses.get((host, port), (None, 0.0))
+        if known is None or since < self._loop.time() - RESOLVE_EVERY:
+            # Shared at once by all who ask meanwhile: a thousand connections need no thousand look-ups.
+            known = asyncio.ensure_future(self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            self._addresses[host, port] = known, self._loop.time()
+        try:
+            found = await asyncio.shield(known)
+        except OSError:
+            self._addresses.pop((host, port), None)
+            raise
+        return await start_connection(found, happy_eyeballs_delay=HAPPY_EYEBALLS, interleave=1, loop=self._loop)
 
     def _tls(self) -> ssl.SSLContext:
         if self._context is None:

@@ -18,7 +18,10 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoesca
 
 @lru_cache(maxsize=256)
 def _compiled(template: str) -> Template:
-    return _ENVIRONMENT.from_string(template)
+    compiled = _ENVIRONMENT.from_string(template)
+    # A plain dict: Jinja's layered one is copied, in Python, for each prompt.
+    compiled.globals = dict(compiled.globals)
+    return compiled
 
 
 def render(template: str, **values: Any) -> str:

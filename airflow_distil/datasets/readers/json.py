@@ -378,6 +378,8 @@ HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 def without_surrogates(value: Any) -> Any:
     """Return the value with U+FFFD for each half of a surrogate pair: UTF-8, and so Arrow, has no form for it."""
     if isinstance(value, str):
+        if value.isascii():
+            return value
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
         return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}

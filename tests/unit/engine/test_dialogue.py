@@ -10,7 +10,7 @@ import pytest
 
 from airflow_distil.conversation import Chat, Unparsed, user
 from airflow_distil.datasets.log import Fact, Kind
-from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, answer_of
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, answer_of, read_body
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks import TextGeneration
 from tests.unit.engine.lab import TwoTurns
@@ -189,7 +189,7 @@ class TestReplay:
         assert [turn.step for turn in again.advance(log)] == [1]
         outcome = told(again, log, "two")
         assert (outcome.status, outcome.columns) == ("ok", {"draft": "one", "final": "two"})
-        assert [turn.step for turn, _ in outcome.trace] == [0, 1]
+        assert [turn.step for turn, *_ in outcome.trace] == [0, 1]
         assert dialogue(TwoTurns()).advance(log).columns == outcome.columns
 
     def test_failure_ends_it(self):
@@ -251,7 +251,7 @@ class TestReplay:
         log, talk = Log(), dialogue(TextGeneration())
         [turn] = talk.advance(log)
         log.tell(turn, "x", finish_reason="length", usage=[3, None], scores=[0.5], vector=[1.0], model="m-1", latency=0.5)
-        answer = answer_of(log(turn.key, own=False))
+        answer = answer_of(read_body(log(turn.key, own=False)))
         assert (answer.finish_reason, answer.usage.input_tokens, answer.usage.output_tokens) == ("length", 3, None)
         assert (answer.scores, answer.vector, answer.model, answer.latency) == ([0.5], [1.0], "m-1", 0.5)
 

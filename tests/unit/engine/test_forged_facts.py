@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_distil.conversation import Answer, Usage
 from airflow_distil.datasets.log import Fact, Kind, Scratch, encode_segment
-from airflow_distil.engine.dialogue import answer_of, check_body
+from airflow_distil.engine.dialogue import answer_of, check_body, read_body
 from airflow_distil.engine.workspace import Workspace, default_scratch
 from airflow_distil.exceptions import BadRow, Transient
 from tests.unit.engine.lab import Lab, Model, ask, many
@@ -119,7 +119,7 @@ def test_what_we_write_we_read(tmp_path_factory, said):
         lab.run(many(1), Model(lambda *_: said))
         for fact in lab.facts():
             check_body(fact)
-            assert answer_of(fact).text == json.loads(fact.body).get("text")
+            assert answer_of(read_body(fact)).text == json.loads(fact.body).get("text")
     finally:
         lab.close()
 
