@@ -34,18 +34,16 @@ class DiskMap:
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
-        at = self._find(key)
-        if self._map[at : at + KEY] == EMPTY:
-            return None
-        return self._map[at + KEY : at + self._record]
+        at, there = self._find(key)
+        return self._map[at + KEY : at + self._record] if there else None
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value of a key."""
-        at = self._find(key)
-        if self._map[at : at + KEY] == EMPTY:
+        at, there = self._find(key)
+        if not there:
             if self._count >= self._slots * MAX_LOAD:
                 self._grow()
-                at = self._find(key)
+                at, _ = self._find(key)
             self._count += 1
         self._map[at : at + self._record] = key + value
 
@@ -54,14 +52,17 @@ class DiskMap:
         self._map.close()
         self._path.unlink(missing_ok=True)
 
-    def _find(self, key: bytes) -> int:
-        mask = self._slots - 1
+    def _find(self, key: bytes) -> tuple[int, bool]:
+        """Return where a key stands, or would, and whether it is there."""
+        mask, record, table = self._slots - 1, self._record, self._map
         slot = int.from_bytes(key[:8], "little") & mask
         while True:
-            at = slot * self._record
-            found = self._map[at : at + KEY]
-            if found in (key, EMPTY):
-                return at
+            at = slot * record
+            found = table[at : at + KEY]
+            if found == key:
+                return at, True
+            if found == EMPTY:
+                return at, False
             slot = (slot + 1) & mask
 
     def _grow(self) -> None:
@@ -71,7 +72,7 @@ class DiskMap:
         for start in range(0, end, self._record):
             key = old[start : start + KEY]
             if key != EMPTY:
-                at = self._find(key)
+                at, _ = self._find(key)
                 self._map[at : at + self._record] = old[start : start + self._record]
         old.close()
         larger.replace(self._path)

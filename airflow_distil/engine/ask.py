@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from airflow_distil.conversation import LLM, Answer, Row
 from airflow_distil.datasets.commit import Commit
-from airflow_distil.datasets.log import Kind
+from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
@@ -108,6 +108,7 @@ class AskPass:
     _tick: float = field(init=False, default_factory=time.time)
     _honours_n: bool = field(init=False, default=True)
     _shown: int = field(init=False, default=0)
+    _arrived: dict[bytes, Fact] = field(init=False, default_factory=dict)
 
     async def run(self) -> None:
         """Ask everything that is not known yet. Every fact is in the scratch file when this returns or raises."""
@@ -211,7 +212,7 @@ class AskPass:
         wanting = []
         for sample, dialogue in enumerate(state.dialogues):
             if state.outcomes[sample] is None:
-                match dialogue.advance(self.facts.find):
+                match dialogue.advance(self._find):
                     case Outcome() as outcome:
                         state.outcomes[sample] = outcome
                     case turns:
@@ -262,7 +263,7 @@ class AskPass:
             await _all(self._ask([(dialogue, turn)]) for dialogue, turns in group for turn in turns)
 
     async def _talk(self, dialogue: Dialogue) -> None:
-        while isinstance(turns := dialogue.advance(self.facts.find), list):
+        while isinstance(turns := dialogue.advance(self._find), list):
             await _all(self._ask([(dialogue, turn)]) for turn in turns)
 
     async def _ask(self, askers: list[tuple[Dialogue, Turn]]) -> None:
@@ -290,6 +291,10 @@ class AskPass:
             if unserved:
                 self._honours_n = False
                 await _all(self._ask([asker]) for asker in unserved)
+
+    def _find(self, key: bytes, *, own: bool) -> Fact | None:
+        # What has just been written down is this attempt's and need not be read back; a dialogue asks for it once.
+        return self._arrived.pop(key, None) or self.facts.find(key, own=own)
 
     def _is_answered(self, turn: Turn) -> bool:
         fact = self.facts.find(turn.key, own=True)
@@ -321,6 +326,7 @@ class AskPass:
             facts.append(self.facts.fact(turn, ordinal=dialogue.ordinal, sample=dialogue.sample, kind=kind, body=body))
         try:
             self.facts.add(facts)
+            self._arrived.update((fact.key, fact) for fact in facts)
         except OSError as error:
             self._halt(error)  # at once: whoever takes this answer's place in flight must not send, as it would be lost too
             raise

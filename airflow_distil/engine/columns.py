@@ -76,6 +76,7 @@ class Columns:
             self._adapters: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(hint) for name, hint in declared.items()}
         except PydanticUserError as error:
             raise TaskDefinitionError(f"output_types: {error.message}") from error
+        self._texts = {name for name, hint in declared.items() if hint is str}
         self._sizes: dict[str, set[int]] = {name: set() for name, hint in declared.items() if hint == Vector}
         self._learnt: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
         self._mixed: set[str] = set()
@@ -89,18 +90,11 @@ class Columns:
         """
         checked, wrong = {}, []
         for name, value in row.items():
-            adapter = self._adapters.get(name)
-            if adapter is None and nested(value) > DEEPEST:
-                wrong.append(f"{name}: nested over {DEEPEST} levels deep")
-                continue
-            if value is None or adapter is None:
-                checked[name] = value
-                self.has_gaps |= name in self._sizes
+            if type(value) is str and name in self._texts and value.isascii():
+                checked[name] = value  # what most answers are, and nothing can be wrong with it
                 continue
             try:
-                checked[name], _ = _fitting(adapter.validate_python(value), self._declared[name])
-                if name in self._sizes:
-                    self._sizes[name].add(len(checked[name]))
+                checked[name] = self._checked(name, value)
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 wrong.append(f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}")
@@ -109,10 +103,23 @@ class Columns:
                 wrong.append(f"{name}: {error}")
         if wrong:
             raise Unparsed("; ".join(wrong), {name: value for name, value in checked.items() if value is not None})
-        return {
-            name: value if value is None or name in self._declared else self._learn(name, value)
-            for name, value in checked.items()
-        }
+        for name in checked.keys() - self._declared.keys():
+            if checked[name] is not None:
+                checked[name] = self._learn(name, checked[name])
+        return checked
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Return a value in its declared type, if it has one."""
+        adapter = self._adapters.get(name)
+        if adapter is None and nested(value) > DEEPEST:
+            raise ValueError(f"nested over {DEEPEST} levels deep")
+        if value is None or adapter is None:
+            self.has_gaps |= name in self._sizes
+            return value
+        fitting, _ = _fitting(adapter.validate_python(value), self._declared[name])
+        if name in self._sizes:
+            self._sizes[name].add(len(fitting))
+        return fitting
 
     def type(self, name: str) -> pa.DataType:
         """Return the Arrow type of a column; a column without any value is a string."""

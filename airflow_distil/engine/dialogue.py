@@ -15,6 +15,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict
 
@@ -319,16 +320,15 @@ class Dialogue:
 
     def _reseed(self) -> None:
         # Per step, so that what a task draws at one step cannot depend on how much it drew before.
-        step = len(self._trace)
-        self._rng.reseed(lambda: self._seed(step))
+        self._rng.reseed(partial(_seed, self.speech.task, self.input, self.sample, len(self._trace)))
 
-    def _seed(self, step: int) -> int:
-        task = self.speech.task
-        # A task that names no inputs reads the whole row.
-        names = task.input_names or [name for name in self.input if not name.startswith("distil_")]
-        read = json.dumps({name: self.input.get(name) for name in names}, sort_keys=True, default=str)
-        row = digest(str(task.seed).encode(), read.encode("utf-8", "surrogatepass"), str(self.sample).encode())
-        return int.from_bytes(digest(row, str(step).encode()), "little")
+
+def _seed(task: Task, input: Row, sample: int, step: int) -> int:
+    # A task that names no inputs reads the whole row.
+    names = task.input_names or [name for name in input if not name.startswith("distil_")]
+    read = json.dumps({name: input.get(name) for name in names}, sort_keys=True, default=str)
+    row = digest(str(task.seed).encode(), read.encode("utf-8", "surrogatepass"), str(sample).encode())
+    return int.from_bytes(digest(row, str(step).encode()), "little")
 
 
 class _Body(TypedDict, total=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -226,7 +227,11 @@ class WritePass:
 
 def _metadata_array(metadata: list[list[dict[str, Any]]]) -> pa.Array:
     try:
-        return pa.array(metadata, METADATA)
+        # Field by field: Arrow takes three times as long to find the fields in each entry.
+        entries = [entry for row in metadata for entry in row]
+        fields = [pa.array([entry.get(field.name) for entry in entries], field.type) for field in METADATA.value_type]
+        offsets = pa.array([0, *accumulate(map(len, metadata))], pa.int32())
+        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(METADATA.value_type)), METADATA)
     except (pa.ArrowException, OverflowError):
         # The source's own entries can be anybody's; those that are not like ours are left out.
         return pa.array([[entry for entry in entries if _fits(entry)] for entries in metadata], METADATA)
