@@ -80,6 +80,7 @@ class _Row:
     ordinal: int
     dialogues: list[Dialogue]
     outcomes: list[Outcome | None]
+    wanting: list[tuple[Dialogue, list[Turn]]]
     asked: bool = False
 
 
@@ -200,10 +201,12 @@ class AskPass:
             self._take(ordinal, skipped(self.speech, row))
             return None
         opened = dialogues(self.speech, row, ordinal, self.twins)
-        state = _Row(ordinal, opened, [None] * len(opened))
-        for dialogue in state.dialogues:
-            self._check_logged(dialogue)
-        if self._advance(state):
+        state = _Row(ordinal, opened, [None] * len(opened), [])
+        if self.facts.knows_firsts:
+            for dialogue in opened:
+                self._check_logged(dialogue)
+        state.wanting = self._advance(state)
+        if state.wanting:
             return state
         self._finish(state)
         return None
@@ -244,7 +247,7 @@ class AskPass:
         state.asked = True
         try:
             # Samples that begin with the same request share one call; from then on each goes its own way.
-            wanting = self._advance(state)
+            wanting, state.wanting = state.wanting, []
             alike = groupby(sorted(wanting, key=_opening), key=_opening)
             await _all(self._open_together(list(group)) for _, group in alike)
             if state.ordinal < PROMPTS_KEPT:
@@ -334,7 +337,7 @@ class AskPass:
             self._full.set()
 
     def _check_logged(self, dialogue: Dialogue) -> None:
-        if not self.facts.knows_firsts or dialogue.first is None:
+        if dialogue.first is None:
             return
         logged = self.facts.first(dialogue.ordinal, dialogue.sample)
         if logged is None or logged == dialogue.first.key:

@@ -101,6 +101,8 @@ class Finder(Protocol):
     def __call__(self, key: bytes, *, own: bool) -> Fact | None: ...
 
 
+_FLAT = frozenset((str, int, float, bool, type(None)))
+
 # `isinstance` of a union makes the union anew each time.
 _REQUESTS = (Chat, Complete, Embed, Rank)
 
@@ -220,7 +222,7 @@ class Dialogue:
         self._reseed()
         try:
             # A copy: what a task does to its row must not be seen by the next sample, nor when the row is told again.
-            self._talk = self.speech.task.converse(copy.deepcopy(self.input), self._rng)
+            self._talk = self.speech.task.converse(_copied(self.input), self._rng)
             requests = self._requests(next(self._talk))
         except StopIteration as end:
             self._end(end.value)
@@ -321,6 +323,11 @@ class Dialogue:
     def _reseed(self) -> None:
         # Per step, so that what a task draws at one step cannot depend on how much it drew before.
         self._rng.reseed(partial(_seed, self.speech.task, self.input, self.sample, len(self._trace)))
+
+
+def _copied(row: Row) -> Row:
+    # Nobody can change a text or a number, and most rows have nothing else.
+    return dict(row) if _FLAT.issuperset(map(type, row.values())) else copy.deepcopy(row)
 
 
 def _seed(task: Task, input: Row, sample: int, step: int) -> int:
