@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
+import msgspec
 import openai
 from pydantic import SecretStr
 
@@ -192,7 +193,7 @@ class OpenAILLM:
 
     def _parsed(self, response: Reply, model: str | None) -> dict[str, Any]:
         try:
-            reply = json.loads(response.content)
+            reply = _decoded(response.content)
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
@@ -286,6 +287,14 @@ class OpenAILLM:
         # Shortened last: half a key would not be recognised.
         text = masked(text, secrets)
         return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def _decoded(content: bytes) -> Any:
+    """Return JSON; also what is not quite JSON, but which Python reads: NaN, half a surrogate pair."""
+    try:
+        return msgspec.json.decode(content)  # five times as fast
+    except msgspec.DecodeError:
+        return json.loads(content)
 
 
 class _Drafts(httpx2.AsyncBaseTransport):

@@ -180,21 +180,17 @@ class Wire:
         if tls is None:
             await self._loop.create_connection(lambda: connection, sock=opened)
             return connection
-        reader, writer = await asyncio.open_connection(sock=opened)
+        through, tunnel = await self._loop.create_connection(lambda: _Tunnel(self._loop), sock=opened)
         try:
             place = f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
             lines = [f"CONNECT {place} HTTP/1.1\r\nHost: {place}".encode("ascii"), *_authorization(proxy)]
-            writer.write(b"\r\n".join(lines) + b"\r\n\r\n")
-            answer = await reader.readuntil(b"\r\n\r\n")
-            status = answer.split(b" ", 2)[1:2]
-            if status != [b"200"]:
-                raise OSError(f"the proxy {proxy.hostname} answered {answer.splitlines()[0][:80]!r} to CONNECT")
-            writer.transport.set_protocol(connection)
-            transport = await self._loop.start_tls(writer.transport, connection, tls, server_hostname=target.host)
-        except asyncio.IncompleteReadError as error:
-            raise OSError(f"the proxy {proxy.hostname} closed the connection") from error
+            through.write(b"\r\n".join(lines) + b"\r\n\r\n")
+            said = await tunnel.answer
+            if said.split(b" ", 2)[1:2] != [b"200"]:
+                raise OSError(f"the proxy {proxy.hostname} answered {said.splitlines()[0][:80]!r} to CONNECT")
+            transport = await self._loop.start_tls(through, connection, tls, server_hostname=target.host)
         except BaseException:
-            writer.transport.abort()
+            through.abort()
             raise
         connection.connection_made(cast("asyncio.BaseTransport", transport))
         return connection
@@ -319,6 +315,23 @@ class _Connection(asyncio.Protocol):
         self.close()
         if reply is not None and not reply.done():
             reply.set_exception(error)
+
+
+class _Tunnel(asyncio.Protocol):
+    """A connection to a proxy, until the proxy has answered."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.answer: asyncio.Future[bytes] = loop.create_future()
+        self._said = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._said += data
+        if b"\r\n\r\n" in self._said and not self.answer.done():
+            self.answer.set_result(self._said)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(exc or ConnectionError("the proxy closed the connection"))
 
 
 def _port(parts: SplitResult) -> int:
