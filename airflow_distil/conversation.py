@@ -112,8 +112,7 @@ _R = TypeVar("_R", bound=_Asked)
 
 def resolve(request: _R, model: str, parameters: Mapping[str, Any]) -> _R:
     """Return the request as it is sent: with the model's name, and the LLM's parameters under its own."""
-    own = request.parameters
-    return replace(request, model=request.model or model, parameters={**parameters, **own} if own else parameters)
+    return replace(request, model=request.model or model, parameters={**parameters, **request.parameters})
 
 
 def canonical(request: Request) -> bytes:
