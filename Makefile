@@ -3,7 +3,7 @@
 #   make demo    a real small model and a real Airflow run dags/nightly_summaries.py; Ctrl-C stops them
 #   make test    every test
 #   make check   lint, format, types, import rules        make fix   repair what can be repaired
-#   make plug    every fault that we know, 200 times, and the table of them in the README; about three quarters of an hour
+#   make plug    every fault that we know, 240 times, and the table of them in the README; about half an hour
 #   make tasks   every task over 1,000 rows with the fake model and 20 with a real one: a table of what became of them
 # Finer: install, unit, contracts, system, chaos, oldest, clean. PYTHON=python3.12 chooses another interpreter for new environments.
 
