@@ -14,12 +14,14 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, TypeVar, runti
 
 __all__ = [
     "LLM",
+    "Allowance",
     "Answer",
     "Chat",
     "ChatType",
     "Complete",
     "Conversation",
     "Embed",
+    "Quota",
     "Rank",
     "Request",
     "Row",
@@ -149,6 +151,30 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What an endpoint said in one reply about one limit of its own.
+
+    :param limit: units (requests, or tokens) that it allows in a window.
+    :param remaining: units that are left.
+    :param reset: seconds until the limit is whole again.
+    :param window: seconds of the window, if it was named; most endpoints do not name it and mean a minute.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+    window: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What an endpoint said in one reply about its limits; the engine alone acts upon it."""
+
+    requests: Quota | None = None
+    tokens: Quota | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a model answered to one request.
 
@@ -159,6 +185,7 @@ class Answer:
     :param model: model name that the endpoint reported; it may be more exact than the one asked for.
     :param usage: tokens.
     :param latency: seconds from sending to the last byte.
+    :param allowance: what the endpoint said about its limits; answers of one call share the object.
     """
 
     text: str | None = None
@@ -168,6 +195,7 @@ class Answer:
     model: str | None = None
     usage: Usage = Usage()
     latency: float | None = None
+    allowance: Allowance | None = field(default=None, compare=False, repr=False)
 
 
 class Unparsed(Exception):

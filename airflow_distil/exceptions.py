@@ -23,6 +23,10 @@ stopped. A message says what happened, where, what was kept, and what to do next
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_distil.conversation import Allowance
 
 __all__ = [
     "BadRow",
@@ -104,6 +108,9 @@ class LLMError(DistilError):
 
     :param retry_after: seconds to wait before the next request, as the endpoint told; None if it did not.
     """
+
+    allowance: Allowance | None = None
+    """What the endpoint said about its limits."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -46,10 +45,10 @@ class Asker:
         :raises QuotaExceeded: if the endpoint says to come back much later, or refuses everybody for a long time.
         :raises Fatal: if no request can succeed.
         """
-        began = time.monotonic()
+        began = self.limiter.clock()
         tried = 0
         while True:
-            lease = await self.limiter.acquire()
+            lease = self.limiter.try_acquire() or await self.limiter.acquire()
             try:
                 await permit()
                 tried += 1
@@ -58,9 +57,9 @@ class Asker:
                 if not answers:
                     raise Transient("the model gave no answer")
             except RateLimited as error:
-                self.limiter.limited(lease, error.retry_after)
+                self.limiter.limited(lease, error.retry_after, error.allowance)
                 wait = self._wait(error, tried)
-                if time.monotonic() - began + wait > PATIENCE:
+                if self.limiter.clock() - began + wait > PATIENCE:
                     if self._answered_at < began:
                         raise QuotaExceeded(
                             f"The endpoint has refused every request for {PATIENCE / 60:.0f} minutes: {error}", final=False
@@ -77,8 +76,8 @@ class Asker:
                 self.limiter.failed(lease)
                 raise
             else:
-                self.limiter.succeeded(lease, _tokens(answers))
-                self._answered_at = time.monotonic()
+                self.limiter.succeeded(lease, _tokens(answers), answers[0].allowance)
+                self._answered_at = self.limiter.clock()
                 return answers, tried
             self.retries += 1
             log.debug("Asking again in %.1f s: %s", wait, problem)

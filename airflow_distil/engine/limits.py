@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import resource
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Lease", "Limiter", "Pace"]
+from airflow_distil.conversation import Allowance
+from airflow_distil.engine.pace import Pace
 
-# Enough to learn at once whether the endpoint scales, little enough not to be refused by the smallest paid tier.
-START = 16
-# Without a limit from the connection. A local server with few slots queues what is beyond them; at 128 the last one in the
-# queue still answers well within the default timeout.
-CEILING = 128
+__all__ = ["Lease", "Limiter"]
+
+# While it is found out what the endpoint can do: little enough that a local server with one slot answers the last of them within
+# the usual timeout. With a limit from the connection: enough to be there within seconds, little enough for the smallest paid tier.
+START = 4
+START_GIVEN = 16
+# Answers of a round, at least, while it is found out: of fewer, one long answer decides.
+LEAST_ROUND = 8
+# Without a limit from the connection. Beyond it a second process does more than more requests in this one.
+CEILING = 1024
+# Files that the rest of the process may open. Each request in flight is one, and where none is left, nothing can be sent.
+FILES = 256
 # Below this, a provider's prompt cache may expire between two calls, and growing back takes long.
 FLOOR = 4
 # A burst of 429s arrives together, because the requests left together. Cutting once per 429 would take the limit from 200 to
 # 3 in one burst; cutting only for leases admitted under the present limit takes it to 150.
 CUT = 0.75
-# After the first 429 the limit is known to be near: grow by a twentieth per round instead of doubling.
-GROWTH = 1.05
+# Up to where there was a refusal, each clean round closes this much of the gap; from there it grows by a twentieth, and then by
+# twice as much each round: a limit that has been raised is found as fast as one that has not is left in peace.
+GAP = 0.5
+GROWTH = 0.05
 # Growth is earned by use: a limit that was never reached says nothing about the next one.
 SATURATION = 0.8
+# A round with more failures than this is no reason to grow. With none allowed, one timeout in a hundred would keep a large
+# limit from ever growing.
+FAILURES = 0.1
+# More in flight must bring more answers per second: this much of what it would if the endpoint had no bound. Beyond its slots
+# a server only queues, and the last of a long queue times out. Batching servers gain less and less, but more than this.
+GAIN = 0.25
+# Of two rounds whose limits are nearer than this, chance decides which was the better.
+STEP = 1.5
+# Rounds until it is tried again whether more brings more; doubled each time that it does not.
+REST = 8
+LONGEST_REST = 128
 # Changes of the limit that are kept for the manifest; an endpoint that refuses steadily makes them all night.
 HISTORY = 200
-# When the endpoint asks to slow down and does not say for how long.
+# When the endpoint asks to slow down and does not say for how long; doubled while it goes on refusing.
 COOL_DOWN = 2.0
+LONGEST_COOL_DOWN = 30.0
+# Tokens of a request, until the first answers are counted.
+TOKENS = 500.0
 
 
 @dataclass(slots=True)
@@ -39,126 +65,233 @@ class Lease:
     since: float
 
 
-@dataclass(slots=True)
-class Pace:
-    """Spreads requests (or tokens) over the minute, with a burst of one second: providers count in shorter windows too.
-
-    :param per_minute: the allowance.
-    """
-
-    per_minute: float
-    _next: float = 0.0
-
-    def reserve(self, cost: float, now: float) -> float:
-        """Take `cost` from the allowance; return the seconds to wait before using it."""
-        seconds = cost * 60 / self.per_minute
-        # Never earlier than a second ago: what was not used then cannot be saved up.
-        start = max(self._next, now - 1.0)
-        self._next = start + seconds
-        return max(0.0, start - now)
-
-    def correct(self, difference: float) -> None:
-        """Give back (or take in addition) what a reservation was wrong by."""
-        self._next -= difference * 60 / self.per_minute
-
-
-@dataclass(slots=True)
 class Limiter:
-    """Adaptive concurrency: slow start, growth when it is used and harmless, one cut per burst of refusals.
+    """Adaptive concurrency: slow start, growth when it is used and brings something, one cut per burst of refusals.
 
-    :param ceiling: most requests in flight; None for the default.
-    :param requests_per_minute: pace of requests, if any.
-    :param tokens_per_minute: pace of tokens, if any.
+    :param ceiling: most requests in flight. It is reached if nothing objects. None finds out: up to 1,024, and no more than
+        bring more answers per second.
+    :param requests_per_minute: pace of requests; None leaves it to what the endpoint says.
+    :param tokens_per_minute: pace of tokens; None leaves it to what the endpoint says.
     """
 
-    ceiling: int | None = None
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    clock: Callable[[], float] = time.monotonic
-    limit: int = field(init=False)
-    in_flight: int = field(init=False, default=0)
-    history: deque[dict[str, Any]] = field(init=False, default_factory=lambda: deque(maxlen=HISTORY))
-    _waiting: deque[asyncio.Future[None]] = field(init=False, default_factory=deque)
-    _top: int = field(init=False)
-    _requests: Pace | None = field(init=False)
-    _tokens: Pace | None = field(init=False)
-    _tokens_each: float = field(init=False, default=500.0)  # a guess until the first answers are counted
-    _cool_until: float = field(init=False, default=0.0)
-    _peak: int = field(init=False, default=0)
-    _round: int = field(init=False, default=0)
-    _starting: bool = field(init=False, default=True)
-    _began: float = field(init=False)
+    def __init__(
+        self,
+        ceiling: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self.limit = START if ceiling is None else min(START_GIVEN, ceiling)
+        self.in_flight = 0
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self._began = clock()
+        self._top = ceiling or max(FLOOR, min(CEILING, _open_files() - FILES))
+        self._finds_out = ceiling is None
+        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._requests = Pace(requests_per_minute, self._began) if requests_per_minute else None
+        self._tokens = Pace(tokens_per_minute, self._began) if tokens_per_minute else None
+        self._tokens_each = TOKENS
+        self._told: Allowance | None = None
+        self._cool_until = -math.inf
+        self._cool_down = COOL_DOWN
+        self._wall = math.inf  # where there was a refusal
+        self._growth = GROWTH
+        self._best: tuple[int, float] | None = None  # a limit, and the answers per second under it
+        self._rest = 0
+        self._next_rest = REST
+        self._begin_round()
 
-    def __post_init__(self) -> None:
-        self._top = self.ceiling or CEILING
-        self.limit = min(START, self._top)
-        self._began = self.clock()
-        self._requests = Pace(self.requests_per_minute) if self.requests_per_minute else None
-        self._tokens = Pace(self.tokens_per_minute) if self.tokens_per_minute else None
+    def try_acquire(self) -> Lease | None:
+        """Take a place if there is one at once and nobody waits for it; None if it has to be waited for."""
+        if self._waiting or self.in_flight >= self.limit:
+            return None
+        now = self.clock()
+        return None if self._wait(now) > 0 else self._admit(now)
 
     async def acquire(self) -> Lease:
-        """Wait for a free place, the end of a cool-down, and the pace."""
-        if self.in_flight >= self.limit or self._waiting:
-            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(place)
-            try:
-                await place
-            except asyncio.CancelledError:
-                if place.done() and not place.cancelled():
-                    self._leave()
-                raise
-        else:
-            self._enter()
+        """Wait for a free place, the end of a cool-down, and the pace; first come, first served."""
+        place: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        self._wake()
         try:
-            await self._cool_down()
-            await asyncio.sleep(self._reserve())
-            while await self._cool_down():  # noqa: ASYNC110 - it began during that sleep, and the place in the pace has passed
-                await asyncio.sleep(self._reserve())
+            return await place
         except asyncio.CancelledError:
-            self._leave()
+            if place.done() and not place.cancelled():
+                self._leave()
             raise
-        return Lease(self.limit, self.clock())
 
-    def succeeded(self, lease: Lease, tokens: int | None) -> None:
-        """Give a lease back after an answer."""
-        if self._tokens is not None and tokens is not None:
-            self._tokens.correct(self._tokens_each - tokens)
+    def succeeded(self, lease: Lease, tokens: int | None, allowance: Allowance | None = None) -> None:
+        """Give a lease back after an answer.
+
+        :param tokens: that the call cost, if it is known.
+        :param allowance: what the endpoint said with the answer.
+        """
+        now = self.clock()
+        if allowance is not None and allowance is not self._told:
+            self._heed(allowance, now)
+        if tokens is not None:
+            if self._tokens is not None:
+                self._tokens.take(tokens - self._tokens_each)
             self._tokens_each += 0.05 * (tokens - self._tokens_each)
-        # What was in flight before a cut says nothing about the limit after it.
-        if lease.since >= self._cool_until:
-            self._round += 1
-            if self._round >= self.limit:
+        # What was sent before the end of a cool-down says nothing about the limit after it, and to compare limits, only what was
+        # sent under each counts.
+        if lease.since >= self._cool_until and (lease.limit == self.limit or not self._finds_out):
+            self._answered += 1
+            self._cool_down = COOL_DOWN
+            if self._finds_out:
+                self._logs += math.log(max(now - lease.since, 1e-6))
+            if self._answered + self._failures >= self._round:
                 self._end_round()
         self._leave()
 
-    def limited(self, lease: Lease, retry_after: float | None) -> None:
-        """Give a lease back after the endpoint asked to slow down."""
+    def limited(self, lease: Lease, retry_after: float | None, allowance: Allowance | None = None) -> None:
+        """Give a lease back after the endpoint asked to slow down.
+
+        :param retry_after: seconds, as the endpoint told.
+        """
         now = self.clock()
-        self._cool_until = max(self._cool_until, now + (COOL_DOWN if retry_after is None else retry_after))
-        if lease.limit <= self.limit:
-            self._set(max(min(FLOOR, self._top), int(self.limit * CUT)), "rate limited")
-        self._starting = False
-        self._round = self._peak = 0
+        if allowance is not None:
+            self._heed(allowance, now)
+        for pace in (self._requests, self._tokens):
+            if pace is not None:
+                pace.refused(now)
+        if lease.limit <= self.limit and lease.since >= self._cool_until:
+            self._cut(now, retry_after)
+        elif retry_after is not None:
+            self._cool_until = max(self._cool_until, now + retry_after)
         self._leave()
+
+    def _cut(self, now: float, retry_after: float | None) -> None:
+        """Shrink after the first refusal of a burst."""
+        again = self._cool_down > COOL_DOWN  # and there was no answer in between
+        if not again:
+            self._wall = self.limit
+        self._growth = GROWTH
+        self._cool_until = max(self._cool_until, now + (self._cool_down if retry_after is None else retry_after))
+        self._cool_down = min(LONGEST_COOL_DOWN, self._cool_down * 2)
+        floor = min(FLOOR, self._top)
+        if again and retry_after is None:
+            # It refuses all, and does not say for how long: what is sent to find out is refused, so it should be little.
+            self._set(floor, "rate limited again")
+        else:
+            self._set(max(floor, int(self.limit * CUT)), "rate limited")
 
     def failed(self, lease: Lease) -> None:
-        """Give a lease back after another failure: that says nothing about the limit, but is no reason to grow either."""
-        del lease
-        self._round = self._peak = 0
+        """Give a lease back after another failure: that says nothing about the limit, but many are no reason to grow either."""
+        if lease.limit == self.limit:
+            self._failures += 1
+            if self._answered + self._failures >= self._round:
+                self._end_round()
         self._leave()
 
-    async def _cool_down(self) -> bool:
-        waited = False
-        while (wait := self._cool_until - self.clock()) > 0:  # it may be prolonged meanwhile
-            await asyncio.sleep(wait)
-            waited = True
-        return waited
+    def _heed(self, allowance: Allowance, now: float) -> None:
+        self._told = allowance
+        if allowance.requests is not None:
+            self._requests = self._requests or Pace(None, now)
+            self._requests.heed(allowance.requests, now)
+        if allowance.tokens is not None:
+            self._tokens = self._tokens or Pace(None, now)
+            self._tokens.heed(allowance.tokens, now)
+
+    def _wait(self, now: float) -> float:
+        """Return the seconds until something may leave; 0 if it may now."""
+        wait = self._cool_until - now
+        if self._requests is not None:
+            wait = max(wait, self._requests.wait(now))
+        if self._tokens is not None:
+            wait = max(wait, self._tokens.wait(now))
+        return wait
+
+    def _admit(self, now: float) -> Lease:
+        self.in_flight += 1
+        if self.in_flight > self._peak:
+            self._peak = self.in_flight
+        if self._requests is not None:
+            self._requests.take(1.0)
+        if self._tokens is not None:
+            self._tokens.take(self._tokens_each)
+        return Lease(self.limit, now)
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        if self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Admit those who wait, as far as they may, and see to it that the others are thought of."""
+        while self._waiting and (self._waiting[0].done() or self.in_flight < self.limit):
+            if self._waiting[0].done():  # it was cancelled
+                self._waiting.popleft()
+                continue
+            now = self.clock()
+            if (wait := self._wait(now)) > 0:
+                self._wake_in(wait)
+                return
+            self._waiting.popleft().set_result(self._admit(now))
+
+    def _wake_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._alarm is not None:
+            if self._alarm.when() <= at:
+                return
+            self._alarm.cancel()
+        self._alarm = loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake()
+
+    def _begin_round(self) -> None:
+        self._answered = self._failures = 0
+        self._logs = 0.0
+        self._peak = self.in_flight
+        measured = self._finds_out and self._wall == math.inf
+        self._round = max(self.limit, LEAST_ROUND) if measured else self.limit
 
     def _end_round(self) -> None:
-        if self._peak >= SATURATION * self.limit and self.limit < self._top:
-            grown = self.limit * 2 if self._starting else max(self.limit + 1, int(self.limit * GROWTH))
-            self._set(min(self._top, grown), "clean round")
-        self._round = self._peak = 0
+        if self._peak >= SATURATION * self.limit:
+            clean = self._failures <= FAILURES * self._answered
+            if self._finds_out and not self._pays(clean=clean):
+                assert self._best is not None
+                self._rest, self._next_rest = self._next_rest, min(LONGEST_REST, self._next_rest * 2)
+                self._set(self._best[0], "more in flight brings no more")
+            elif clean and self._rest:
+                self._rest -= 1
+            elif clean and self.limit < self._top:
+                self._set(min(self._top, self._grown()), "clean round")
+        self._begin_round()
+
+    def _grown(self) -> int:
+        if self.limit >= self._wall:
+            grown = int(self.limit * (1 + self._growth))
+            self._growth = min(1.0, self._growth * 2)
+        elif self._wall == math.inf:
+            grown = self.limit * 2
+        else:
+            grown = self.limit + int((self._wall - self.limit) * GAP)
+        return max(self.limit + 1, grown)
+
+    def _pays(self, *, clean: bool) -> bool:
+        """Tell whether the present limit brings more answers per second than the best that is known."""
+        if not clean:  # a limit that was not tried before, and what it brings is failures
+            return self._best is None or self.limit < STEP * self._best[0]
+        # By the geometric mean: a queue makes all answers slower by a factor, a straggler only one.
+        per_second = self.limit / math.exp(self._logs / self._answered)
+        if self._best is None or self.limit < self._best[0]:
+            self._best = self.limit, per_second
+            return True
+        limit, before = self._best
+        if self.limit == limit:
+            self._best = limit, (before + per_second) / 2
+        elif self.limit >= STEP * limit:
+            if per_second < before * (1 + GAIN * (self.limit / limit - 1)):
+                return False
+            self._best = self.limit, per_second
+            self._next_rest = REST
+        return True
 
     def _set(self, limit: int, reason: str) -> None:
         if limit != self.limit:
@@ -166,24 +299,11 @@ class Limiter:
                 {"after_s": round(self.clock() - self._began, 1), "old": self.limit, "new": limit, "reason": reason}
             )
         self.limit = limit
-        self._wake()
+        self._begin_round()
+        if self._waiting:
+            self._wake()
 
-    def _reserve(self) -> float:
-        now = self.clock()
-        waits = [pace.reserve(cost, now) for pace, cost in ((self._requests, 1.0), (self._tokens, self._tokens_each)) if pace]
-        return max(waits, default=0.0)
 
-    def _enter(self) -> None:
-        self.in_flight += 1
-        self._peak = max(self._peak, self.in_flight)
-
-    def _leave(self) -> None:
-        self.in_flight -= 1
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting and self.in_flight < self.limit:
-            place = self._waiting.popleft()
-            if not place.done():
-                self._enter()
-                place.set_result(None)
+def _open_files() -> float:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
