@@ -34,7 +34,7 @@ CUT = 0.75
 # Up to where there was a refusal, each clean round closes this much of the gap; from there it grows by a twentieth, and then by
 # twice as much each round: a limit that has been raised is found as fast as one that has not is left in peace.
 GAP = 0.5
-GROWTH = 0.05
+GROWTH = 0.1
 # Growth is earned by use: a limit that was never reached says nothing about the next one.
 SATURATION = 0.8
 # A round with more failures than this is no reason to grow. With none allowed, one timeout in a hundred would keep a large
@@ -133,7 +133,7 @@ class Limiter:
             self._heed(allowance, now)
         if tokens is not None:
             if self._tokens is not None:
-                self._tokens.take(tokens - self._tokens_each)
+                self._tokens.correct(tokens - self._tokens_each)
             self._tokens_each += 0.05 * (tokens - self._tokens_each)
         # What was sent before the end of a cool-down says nothing about the limit after it, and to compare limits, only what was
         # sent under each counts.
@@ -176,7 +176,8 @@ class Limiter:
             # It refuses all, and does not say for how long: what is sent to find out is refused, so it should be little.
             self._set(floor, "rate limited again")
         else:
-            self._set(max(floor, int(self.limit * CUT)), "rate limited")
+            # Of what really is in flight: a limit that does not bind can be cut again and again without any effect.
+            self._set(max(floor, int(min(self.limit, self.in_flight) * CUT)), "rate limited")
 
     def failed(self, lease: Lease) -> None:
         """Give a lease back after another failure: that says nothing about the limit, but many are no reason to grow either."""

@@ -9,7 +9,7 @@ from airflow_distil.conversation import Quota
 __all__ = ["Pace"]
 
 # Providers that allow 1800 a minute refuse the 31st of a second: what may leave at once is what a second brings.
-BURST = 1.0
+BURST = 0.1
 # Of a limit that an endpoint names without a time. Those that count by the day name the same header, and a day's limit read
 # as a minute's holds nobody up; it is the refusals then that tell.
 MINUTE = 60.0
@@ -17,7 +17,7 @@ MINUTE = 60.0
 LONGEST_RESET = 1.25
 # After a refusal, nothing leaves faster than in the long run for this long, whatever is said to remain: many limits per minute
 # are kept per second as well, and no header tells.
-CALM = 60.0
+CALM = 300.0
 # However little is said to remain: a twentieth of the usual pace goes on. Some proxies say "0" in each reply, and to believe
 # them would be to stop for ever; where it is true, one refusal more says for how long.
 LEAST = 0.05
@@ -36,7 +36,7 @@ class Pace:
     :param now: the time, in seconds of any clock.
     """
 
-    __slots__ = ("_calm_until", "_given", "_holds_until", "_rate", "_stock", "_stock_at", "_usual")
+    __slots__ = ("_calm_until", "_given", "_holds_until", "_rate", "_stock", "_stock_at", "_unit", "_usual")
 
     def __init__(self, per_minute: float | None, now: float) -> None:
         self._given = math.inf if per_minute is None else per_minute / 60
@@ -45,6 +45,7 @@ class Pace:
         # The limit of the connection is one nobody has drawn on yet. Of an endpoint's, what remains is told with it.
         self._stock = 0.0 if per_minute is None else self._given * BURST
         self._stock_at = now
+        self._unit = 0.0  # what left last: it need not wait for itself
 
     @property
     def per_minute(self) -> float:
@@ -61,7 +62,12 @@ class Pace:
         return min(seconds, self._holds_until - now) if self._holds_until > now else seconds
 
     def take(self, units: float) -> None:
-        """Let units leave (fewer than none: give back what was taken too many)."""
+        """Let units leave."""
+        self._stock -= units
+        self._unit = units
+
+    def correct(self, units: float) -> None:
+        """Take what was taken too few (below zero: give back what was taken too many)."""
         self._stock -= units
 
     def heed(self, quota: Quota, now: float) -> None:
@@ -79,7 +85,7 @@ class Pace:
         self._rate = self._usual
         if quota.remaining is None or quota.reset is None or (quota.remaining < 1 and quota.reset <= 0):
             return
-        seconds = max(quota.reset, BURST)
+        seconds = max(quota.reset, 1.0)
         most = self._usual if now < self._calm_until else self._given
         self._rate = min(most, max(quota.remaining / seconds, self._least(quota, window)))
         self._holds_until = now + seconds
@@ -104,4 +110,4 @@ class Pace:
         if self._rate == math.inf:
             self._stock = max(self._stock, 0.0)
         else:
-            self._stock = min(self._stock + self._rate * (now - since), self._rate * BURST)
+            self._stock = min(self._stock + self._rate * (now - since), max(0.0, self._rate * BURST - self._unit))

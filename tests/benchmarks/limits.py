@@ -151,6 +151,7 @@ class Provider:
     taken_by_others: float = 0.0
     in_flight: int = 0
     working: int = 0
+    limiters: list[tuple[Limiter, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -267,7 +268,7 @@ def ours(ceiling: int | None = None, rpm: float | None = None, tpm: float | None
         finally:
             for row in open_rows:
                 row.cancel()
-            provider.limiter = limiter  # type: ignore[attr-defined]
+            provider.limiters.append((limiter, asker.calls - asker.retries))
 
     return run
 
@@ -543,6 +544,7 @@ async def _measured(scenario: Scenario, client: Client) -> Result:
 
 def measured(scenario: Scenario, client: Client) -> Result:
     """Run one policy through one scenario."""
+    random.seed(scenario.name)  # of which the asker's jitter is made
     return in_virtual_time(_measured(scenario, client))
 
 
@@ -572,7 +574,9 @@ def main() -> None:
             results = [measured(scenario, client) for client in policies.values()]
             print(f"| {scenario.name} | {' | '.join(map(str, results))} |", flush=True)
             if arguments.history:
-                print(results[0].provider.limiter.history)  # type: ignore[attr-defined]
+                for limiter, answered in results[0].provider.limiters:
+                    changes = ", ".join(f"{step['after_s']} s {step['new']}" for step in limiter.history)
+                    print(f"\n{answered} answered: {changes}\n")
 
 
 if __name__ == "__main__":
