@@ -169,7 +169,8 @@ class Limiter:
         if not again:
             self._wall = self.limit
         self._growth = GROWTH
-        self._cool_until = max(self._cool_until, now + (self._cool_down if retry_after is None else retry_after))
+        wait = max(self._cool_down, retry_after or 0.0) if again or retry_after is None else retry_after
+        self._cool_until = max(self._cool_until, now + wait)
         self._cool_down = min(LONGEST_COOL_DOWN, self._cool_down * 2)
         floor = min(FLOOR, self._top)
         if again and retry_after is None:
