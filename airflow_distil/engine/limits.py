@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_distil.conversation import Allowance
-from airflow_distil.engine.pace import Pace
+from airflow_distil.engine.pace import MINUTE, Pace
 
 __all__ = ["Lease", "Limiter"]
 
@@ -53,6 +53,9 @@ HISTORY = 200
 # When the endpoint asks to slow down and does not say for how long; doubled while it goes on refusing.
 COOL_DOWN = 2.0
 LONGEST_COOL_DOWN = 30.0
+# A bucket that fills steadily and is empty takes its whole window to be full; a limit that is used up and will be whole in less
+# than this share of the window is one of fixed windows, and until then nothing is served.
+FULL_RESET = 0.9
 # Tokens of a request, until the first answers are counted.
 TOKENS = 500.0
 
@@ -157,6 +160,8 @@ class Limiter:
         for pace in (self._requests, self._tokens):
             if pace is not None:
                 pace.refused(now)
+        if retry_after is None and allowance is not None:
+            retry_after = self._next_window(allowance)
         if lease.limit <= self.limit and lease.since >= self._cool_until:
             self._cut(now, retry_after)
         elif retry_after is not None:
@@ -196,6 +201,14 @@ class Limiter:
         if allowance.tokens is not None:
             self._tokens = self._tokens or Pace(None, now)
             self._tokens.heed(allowance.tokens, now)
+
+    def _next_window(self, allowance: Allowance) -> float | None:
+        for quota, least in ((allowance.requests, 1.0), (allowance.tokens, self._tokens_each)):
+            if quota is None or quota.remaining is None or quota.reset is None or quota.remaining >= least:
+                continue
+            if quota.reset < FULL_RESET * (quota.window or MINUTE):
+                return quota.reset
+        return None
 
     def _wait(self, now: float) -> float:
         """Return the seconds until something may leave; 0 if it may now."""

@@ -6,7 +6,7 @@ import math
 
 from airflow_distil.conversation import Quota
 
-__all__ = ["Pace"]
+__all__ = ["MINUTE", "Pace"]
 
 # Providers that allow 1800 a minute refuse the 31st of a second: what may leave at once is what a second brings.
 BURST = 0.1

@@ -3,7 +3,8 @@
 OpenAI's names, `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, are also those of Azure, Groq, xAI, GitHub Models and most
 proxies, with resets in other forms: `6m0s` and `20ms`, plain seconds, a date, an epoch. Mistral and Cerebras append the window
 (`x-ratelimit-limit-tokens-minute`), Azure names its seconds in `x-ratelimit-renewalperiod-tokens`, and Anthropic has the same
-words in another order. Headers are foreign input: what cannot be is not there.
+words in another order. OpenRouter and many proxies name neither unit nor window; of those, what remains until when is believed,
+and their limit is not. Headers are foreign input: what cannot be is not there.
 """
 
 from __future__ import annotations
@@ -12,17 +13,31 @@ import datetime as dt
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from airflow_distil.conversation import Allowance, Quota
 
 __all__ = ["allowance_in"]
 
-_NAME = re.compile(
-    r"(?:x-ratelimit-(?P<what>limit|remaining|reset|renewalperiod)-(?P<of>requests|req|tokens)(?P<minute>-minute)?"
-    r"|anthropic-ratelimit-(?P<of_>requests|tokens)-(?P<what_>limit|remaining|reset))"
-)
 _BEGINNINGS = {"x-ratelimit-", "anthropic-ra"}
+_MINUTE = "-minute"
+# Name of a header → what it says, and of what.
+_NAMES = {
+    **{
+        f"x-ratelimit-{what}-{name}{window}": (of, what, window)
+        for of, names in (("requests", ("requests", "req")), ("tokens", ("tokens",)))
+        for name in names
+        for what in ("limit", "remaining", "reset", "renewalperiod")
+        for window in ("", _MINUTE)
+    },
+    **{
+        f"anthropic-ratelimit-{of}-{what}": (of, what, "")
+        for of in ("requests", "tokens")
+        for what in ("limit", "remaining", "reset")
+    },
+    "x-ratelimit-remaining": ("calls", "remaining", ""),
+    "x-ratelimit-reset": ("calls", "reset", ""),
+}
 # As Go writes a duration; OpenAI and Groq send these.
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|ms|m|s|us|µs|ns|d))+")
 _PART = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|us|µs|ns|d)")
@@ -41,41 +56,45 @@ def allowance_in(headers: Iterable[tuple[str, str]]) -> Allowance | None:
 
     :param headers: names (in any case) and values.
     """
-    found: dict[tuple[str, str], str] | None = None
+    found: dict[str, dict[str, str]] | None = None
     for name, value in headers:
         # Asked of each header of each reply, and most have none.
-        if name[:12].lower() in _BEGINNINGS:
-            match = _NAME.fullmatch(name.lower())
-            if match is None or len(value) > LONGEST:
-                continue
-            of = match["of"] or match["of_"]
-            found = {} if found is None else found
-            found["tokens" if of == "tokens" else "requests", match["what"] or match["what_"]] = value
-            if match["minute"]:
-                found["tokens" if of == "tokens" else "requests", "renewalperiod"] = "60"
-    if not found:
+        if name[:12].lower() not in _BEGINNINGS or (known := _NAMES.get(name.lower())) is None or len(value) > LONGEST:
+            continue
+        of, what, window = known
+        if found is None:
+            found = {}
+        said = found.setdefault(of, {})
+        said[what] = value
+        if window:
+            said["renewalperiod"] = "60"
+    if found is None:
         return None
-    requests, tokens = _quota("requests", found), _quota("tokens", found)
+    requests, tokens = _quota(found.get("requests") or found.get("calls")), _quota(found.get("tokens"))
     return None if requests is tokens is None else Allowance(requests, tokens)
 
 
-def _quota(of: str, found: dict[tuple[str, str], str]) -> Quota | None:
-    limit, window = _number(found.get((of, "limit"))), _number(found.get((of, "renewalperiod")))
+def _quota(said: Mapping[str, str] | None) -> Quota | None:
+    if said is None:
+        return None
+    limit, remaining = _number(said.get("limit")), _number(said.get("remaining"))
     if limit is not None and not 1 <= limit <= MOST:
         # Azure says -1 where it counts otherwise, others 0 for "none"; what else they say beside it means as little.
         return None
-    remaining = _number(found.get((of, "remaining")))
     if remaining is not None and not 0 <= remaining <= (limit or MOST):
         remaining = None
-    reset = _seconds(found.get((of, "reset")))
+    reset = _seconds(said.get("reset"))
     if limit is None and (remaining is None or reset is None):
         return None
+    window = _number(said.get("renewalperiod"))
     return Quota(limit, remaining, reset, window if window is not None and window >= 1 else None)
 
 
 def _number(text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
-        number = float(text or "")
+        number = float(text)
     except ValueError:
         return None
     return number if math.isfinite(number) else None
