@@ -198,7 +198,8 @@ class Limiter:
         if allowance.requests is not None:
             self._requests = self._requests or Pace(None, now)
             self._requests.heed(allowance.requests, now)
-        if allowance.tokens is not None:
+        # One request alone took more, and was answered: that is no limit.
+        if allowance.tokens is not None and (allowance.tokens.limit or math.inf) >= self._tokens_each:
             self._tokens = self._tokens or Pace(None, now)
             self._tokens.heed(allowance.tokens, now)
 

@@ -19,24 +19,27 @@ from airflow_distil.conversation import Allowance, Quota
 
 __all__ = ["allowance_in"]
 
-_BEGINNINGS = {"x-ratelimit-", "anthropic-ra"}
+_BEGINNINGS = {b"x-ratelimit-", b"anthropic-ra"}
 _MINUTE = "-minute"
 # Name of a header → what it says, and of what.
 _NAMES = {
-    **{
-        f"x-ratelimit-{what}-{name}{window}": (of, what, window)
-        for of, names in (("requests", ("requests", "req")), ("tokens", ("tokens",)))
-        for name in names
-        for what in ("limit", "remaining", "reset", "renewalperiod")
-        for window in ("", _MINUTE)
-    },
-    **{
-        f"anthropic-ratelimit-{of}-{what}": (of, what, "")
-        for of in ("requests", "tokens")
-        for what in ("limit", "remaining", "reset")
-    },
-    "x-ratelimit-remaining": ("calls", "remaining", ""),
-    "x-ratelimit-reset": ("calls", "reset", ""),
+    name.encode(): said
+    for name, said in {
+        **{
+            f"x-ratelimit-{what}-{name}{window}": (of, what, window)
+            for of, names in (("requests", ("requests", "req")), ("tokens", ("tokens",)))
+            for name in names
+            for what in ("limit", "remaining", "reset", "renewalperiod")
+            for window in ("", _MINUTE)
+        },
+        **{
+            f"anthropic-ratelimit-{of}-{what}": (of, what, "")
+            for of in ("requests", "tokens")
+            for what in ("limit", "remaining", "reset")
+        },
+        "x-ratelimit-remaining": ("calls", "remaining", ""),
+        "x-ratelimit-reset": ("calls", "reset", ""),
+    }.items()
 }
 # As Go writes a duration; OpenAI and Groq send these.
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|ms|m|s|us|µs|ns|d))+")
@@ -51,10 +54,10 @@ EPOCH = 1e9
 EPOCH_MS = 1e12
 
 
-def allowance_in(headers: Iterable[tuple[str, str]]) -> Allowance | None:
+def allowance_in(headers: Iterable[tuple[bytes, bytes]]) -> Allowance | None:
     """Return what the headers of a reply say about the endpoint's limits; None if nothing.
 
-    :param headers: names (in any case) and values.
+    :param headers: names (in any case) and values, as they came.
     """
     found: dict[str, dict[str, str]] | None = None
     for name, value in headers:
@@ -65,7 +68,7 @@ def allowance_in(headers: Iterable[tuple[str, str]]) -> Allowance | None:
         if found is None:
             found = {}
         said = found.setdefault(of, {})
-        said[what] = value
+        said[what] = value.decode("latin-1")
         if window:
             said["renewalperiod"] = "60"
     if found is None:

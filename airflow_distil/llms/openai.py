@@ -20,8 +20,9 @@ import msgspec
 import openai
 from pydantic import SecretStr
 
-from airflow_distil.conversation import Answer, Chat, Complete, Embed, Request, Usage, canonical, resolve
+from airflow_distil.conversation import Allowance, Answer, Chat, Complete, Embed, Request, Usage, canonical, resolve
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, TaskDefinitionError, Transient
+from airflow_distil.llms.allowance import allowance_in
 from airflow_distil.llms.failures import ADVICE, LONGEST, kind_of, masked, retry_after, secrets_in, words_of
 from airflow_distil.llms.gathering import Gathering, divided
 from airflow_distil.llms.parameters import RESERVED, check_generation_kwargs
@@ -37,6 +38,8 @@ NO_KEY = "not-needed"
 TEXTS = 32
 # OpenAI also refuses calls of more than 300,000 tokens. A token has at least one byte.
 BYTES = 300_000
+
+EMBEDDINGS = "/embeddings"
 
 # Of one call: there is no context of a billion tokens.
 MOST_TOKENS = 2**30
@@ -131,15 +134,15 @@ class OpenAILLM:
         if isinstance(request, Embed):
             return [await self._embeddings.ask(request, canonical(replace(request, input="")))]
         began = time.perf_counter()
-        reply = await self._send("POST", path, body)
-        return self._read(reply, request, n, time.perf_counter() - began)
+        reply, allowance = await self._send("POST", path, body)
+        return self._read(reply, request, n, time.perf_counter() - began, allowance)
 
     async def models(self) -> list[str]:
         """Return the names of the models that the endpoint offers.
 
         :raises LLMError: as `answer` does.
         """
-        reply = await self._send("GET", "/models", None)
+        reply, _ = await self._send("GET", "/models", None)
         return [str(model["id"]) for model in reply.get("data") or []]
 
     async def aclose(self) -> None:
@@ -155,7 +158,8 @@ class OpenAILLM:
         if len(requests) > 1:
             body["input"] = [request.input for request in requests]
         began = time.perf_counter()
-        reply = await self._send("POST", path, body)
+        # No word of limits: they are of calls, which the engine would spread one text at a time, and nothing would be shared.
+        reply, _ = await self._send("POST", path, body)
         latency = time.perf_counter() - began
         vectors = _vectors(reply, len(requests))
         if vectors is None:
@@ -172,7 +176,9 @@ class OpenAILLM:
             for vector, share in zip(vectors, shares, strict=True)
         ]
 
-    async def _send(self, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    async def _send(
+        self, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None
+    ) -> tuple[dict[str, Any], Allowance | None]:
         model = None if body is None else body["model"]
         target = self._targets.get((method, path, model)) or await self._draft(method, path, model)
         failure: LLMError
@@ -185,9 +191,10 @@ class OpenAILLM:
             failure = self._unreachable(error)
         else:
             if response.status < 300:
-                return self._parsed(response, model)
+                return self._parsed(response, model), allowance_in(response.raw.items())
             # No names for parts of the reply: it may repeat the key, and frames of tracebacks are shown by some tools.
             failure = self._refused(response.status, _error_of(response.content), model, retry_after(response.headers))
+            failure.allowance = None if path == EMBEDDINGS else allowance_in(response.raw.items())
         # Outside of `except`, so that no traceback leads to what failed below, where the key is.
         raise failure
 
@@ -206,7 +213,9 @@ class OpenAILLM:
             raise self._refused(status, error, model, retry_after(response.headers))
         return reply
 
-    def _read(self, reply: dict[str, Any], request: Request, n: int, latency: float) -> list[Answer]:
+    def _read(
+        self, reply: dict[str, Any], request: Request, n: int, latency: float, allowance: Allowance | None
+    ) -> list[Answer]:
         answers, problem = [], "an empty list"
         try:
             answers = _answers(reply, request, n)
@@ -220,7 +229,7 @@ class OpenAILLM:
         inputs = _shares(usage, "prompt_tokens", len(answers))
         outputs = _shares(usage, "completion_tokens", len(answers))
         return [
-            replace(answer, model=model, usage=Usage(tokens_in, tokens_out), latency=latency)
+            replace(answer, model=model, usage=Usage(tokens_in, tokens_out), latency=latency, allowance=allowance)
             for answer, tokens_in, tokens_out in zip(answers, inputs, outputs, strict=True)
         ]
 
@@ -326,7 +335,7 @@ def _worded(request: Request, n: int) -> tuple[str, dict[str, Any]]:
                 "An OpenAI-compatible endpoint embeds texts, and this is a chat. Give the task a text column, or a connection "
                 "with the backend 'transformers', which applies the chat template of a local model."
             )
-        return "/embeddings", body | {"input": request.input}
+        return EMBEDDINGS, body | {"input": request.input}
     raise TaskDefinitionError("An OpenAI-compatible endpoint cannot rank: use airflow_distil.llms.PairRanker instead.")
 
 

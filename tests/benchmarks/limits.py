@@ -10,9 +10,7 @@ import argparse
 import asyncio
 import math
 import random
-import selectors
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,45 +18,11 @@ from airflow_distil.conversation import Allowance, Answer, Chat, Quota, Request,
 from airflow_distil.engine.asking import Asker
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.exceptions import RateLimited, Transient
+from tests.virtual_time import in_virtual_time, now
 
 MINUTE = 60.0
 TIMEOUT = 120.0
 PROMPT_TOKENS = 300
-
-
-class _Skipping(selectors.SelectSelector):
-    """Waits by letting the loop's time pass."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("nothing is left that could happen, and something is still waited for")
-        self.loop.now += max(0.0, timeout)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when nothing is left to do."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        selector = _Skipping()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now
-
-
-def in_virtual_time(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine in a loop of its own, without waiting for anything."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(coroutine)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 # --- what a provider counts ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
@@ -21,16 +22,22 @@ async def permit() -> None:
 
 
 class Calm(Limiter):
-    """Without a cool-down, so that all waits are the asker's."""
+    """Without a cool-down, so that all waits are the asker's, and with a clock that goes on with them."""
 
-    def limited(self, lease, retry_after):
+    waited: ClassVar[list[float]] = []
+
+    def __init__(self):
+        super().__init__(clock=lambda: sum(Calm.waited))
+
+    def limited(self, lease, retry_after, allowance):
         self.failed(lease)
 
 
 @pytest.fixture
 def waits(monkeypatch):
-    """Record the waits instead of waiting; the clock of patience goes on with them."""
+    """Record the waits instead of waiting."""
     waited: list[float] = []
+    monkeypatch.setattr(Calm, "waited", waited)
     sleep = asyncio.sleep
 
     async def note(seconds: float) -> None:
@@ -39,7 +46,6 @@ def waits(monkeypatch):
         await sleep(0)
 
     monkeypatch.setattr(asking.asyncio, "sleep", note)
-    monkeypatch.setattr(asking.time, "monotonic", lambda: sum(waited))
     return waited
 
 
