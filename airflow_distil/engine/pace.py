@@ -32,9 +32,9 @@ AT_ONCE = 1e-4
 class Pace:
     """Spreads units (requests, or tokens) over a minute.
 
-    What an endpoint says remains, over the time until that is whole again, is the pace that fits: in a fixed window it uses up
-    the window just at its end; in a bucket that fills steadily it settles at the pace of filling, with half the bucket left; and
-    if others draw on the same limit, or the endpoint counts dearer than we do, less remains and all slow down together.
+    What an endpoint says remains, over the time until that is whole again, is the pace that fits. In a fixed window it uses up
+    the window just at its end. In a bucket that fills steadily it settles at the pace of filling, with half the bucket left. If
+    others draw on the same limit, or the endpoint counts dearer than we do, less remains, and all slow down together.
 
     :param per_minute: what the connection allows; None leaves it to what the endpoint says.
     :param now: the time, in seconds of any clock.

@@ -1,6 +1,6 @@
 """What an endpoint's headers say about its limits.
 
-OpenAI's names, `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, are also those of Azure, Groq, xAI, GitHub Models and most
+OpenAI's names, `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, are also those of Azure, Groq, GitHub Models and most
 proxies, with resets in other forms: `6m0s` and `20ms`, plain seconds, a date, an epoch. Mistral and Cerebras append the window
 (`x-ratelimit-limit-tokens-minute`), Azure names its seconds in `x-ratelimit-renewalperiod-tokens`, and Anthropic has the same
 words in another order. OpenRouter and many proxies name neither unit nor window; of those, what remains until when is believed,

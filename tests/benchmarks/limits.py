@@ -60,10 +60,13 @@ class Window:
 
 
 class Bucket:
-    """A bucket that fills steadily, as OpenAI's and Groq's do."""
+    """A bucket that fills steadily, as OpenAI's and Groq's do.
 
-    def __init__(self, limit: float, seconds: float = MINUTE) -> None:
-        self.limit, self.rate = limit, limit / seconds
+    :param penalty: units that a refusal costs.
+    """
+
+    def __init__(self, limit: float, seconds: float = MINUTE, penalty: float = 0.0) -> None:
+        self.limit, self.rate, self.penalty = limit, limit / seconds, penalty
         self.stock, self.at = limit, 0.0
 
     def _fill(self) -> None:
@@ -73,7 +76,9 @@ class Bucket:
     def take(self, units: float) -> float:
         self._fill()
         if self.stock < units:
-            return (units - self.stock) / self.rate
+            wait = (units - self.stock) / self.rate
+            self.stock -= self.penalty
+            return wait
         self.stock -= units
         return 0.0
 
@@ -263,8 +268,8 @@ def curator() -> Client:
     """The policy of bespokelabs-curator 0.1.31.
 
     Buckets of a minute's requests and tokens, sized once from the headers of a first reply (else 200 requests and 100,000
-    tokens); a quarter of the model's longest answer is reserved and given back; a refusal stops all for 10 s; no limit in flight;
-    looks every 0.1 s.
+    tokens); a quarter of the model's longest answer is reserved and given back; a refusal stops all for 10 s; there is no limit
+    in flight; it looks every 0.1 s.
     """
 
     async def run(provider: Provider) -> None:
@@ -425,6 +430,11 @@ SCENARIOS = [
     Scenario(
         "600 requests a minute, filling steadily, not a word",
         lambda: Provider(requests=[Bucket(600)], says="nothing"),
+        by_requests,
+    ),
+    Scenario(
+        "600 requests a minute, filling steadily, refusals count too, Retry-After only",
+        lambda: Provider(requests=[Bucket(600, penalty=1)], says="retry-after"),
         by_requests,
     ),
     Scenario(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
@@ -14,7 +15,6 @@ from airflow_distil.conversation import Allowance, Quota
 from airflow_distil.engine import limits
 from airflow_distil.engine.limits import (
     CEILING,
-    COOL_DOWN,
     CUT,
     FILES,
     FLOOR,
@@ -172,7 +172,7 @@ class TestGrowth:
                 await round_of(given)
                 seen.append(given.limit)
             assert seen[:6] == [48, 56, 60, 62, 63, 64]
-            steps = [new / old for old, new in zip(seen[5:], seen[6:], strict=False)]
+            steps = [new / old for old, new in pairwise(seen[5:])]
             assert steps[0] == pytest.approx(1.1, abs=0.02)
             assert steps == sorted(steps)
 
@@ -432,14 +432,13 @@ class TestCoolDown:
         ],
     )
     def test_without_retry_after_the_reset_of_a_window_counts(self, quota, expected):
-        """Azure's token limit names no other time (openai-python#937); 14,400 a day's reset is an hour away and means nothing."""
+        """Azure's refusals name no other time; the reset of a day's limit is an hour away, and means nothing."""
 
         async def go():
             given = limiter(100)
             given.limited(await given.acquire(), None, Allowance(requests=quota))
             began = now()
-            while given.try_acquire() is None:
-                await asyncio.sleep(0.25)
+            await given.acquire()
             assert now() - began == pytest.approx(expected, abs=1.0)
 
         in_virtual_time(go())
@@ -501,8 +500,8 @@ class TestPlaces:
     def test_nobody_is_forgotten(self, seed, rows, ceiling, rpm, cancelled):
         """A place that is given to one who has gone is lost, and after some of them nothing moves any more.
 
-        Whatever the rows meet, and wherever they are cancelled: no more than the limit are in flight, each lease comes back, and
-        the last row ends. (A wake-up that is lost leaves the loop with nothing to do, which it does not stand for.)
+        Whatever the rows meet, and wherever they are cancelled: no more than the limit are in flight, each lease comes back,
+        and the last row ends. (A wake-up that is lost leaves the loop with nothing to do, which it does not stand for.)
         """
 
         async def go():
@@ -671,7 +670,7 @@ class TestAgainstProviders:
 
 
 def test_history_is_in_the_manifest(lab):
-    """ "Why was it so slow last night?" had no answer."""
+    """Nobody could say why last night's run was so slow."""
     manifest = lab.job(many(200), Model(max_concurrency=100)).run()
     assert [step["new"] for step in manifest.limits][:2] == [32, 64]
 
