@@ -34,8 +34,8 @@ FLOOR = 4
 # A burst of 429s arrives together, because the requests left together. Cutting once per 429 would take the limit from 200 to
 # 3 in one burst; cutting only for leases admitted under the present limit takes it to 150.
 CUT = 0.75
-# Up to where there was a refusal, each clean round closes this much of the gap. From there it grows by a tenth, and then by twice
-# as much each round: where the wall still stands little is refused, and where it has gone that is soon found.
+# Up to where there was a refusal, each clean round closes this much of the gap. From there it grows by a tenth, and then by
+# twice as much each round: where the wall still stands little is refused, and where it has gone that is soon found.
 GAP = 0.5
 GROWTH = 0.1
 # Growth is earned by use: a limit that was never reached says nothing about the next one.

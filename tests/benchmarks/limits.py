@@ -527,9 +527,9 @@ POLICIES: dict[str, Client] = {
     "16 fixed": fixed(16),
     "64 fixed": fixed(64),
     "256 fixed": fixed(256),
-    "curator": curator(),
-    "Data Designer (4)": data_designer(4),
-    "Data Designer (256)": data_designer(256),
+    "curator 0.1.31": curator(),
+    "Data Designer 0.9.7 (4, its default)": data_designer(4),
+    "Data Designer 0.9.7 (256)": data_designer(256),
 }
 
 
@@ -541,6 +541,7 @@ def main() -> None:
     parser.add_argument("--history", action="store_true", help="print the limits of our own runs as well")
     arguments = parser.parse_args()
     policies = POLICIES if not arguments.history and not arguments.ours else {"airflow-distil": ours()}
+    print("Share of what the provider would have allowed, and refusals. Virtual time, seeded: the same on each machine.\n")
     print(f"| | {' | '.join(policies)} |")
     print(f"|---|{'--:|' * len(policies)}")
     for scenario in SCENARIOS:

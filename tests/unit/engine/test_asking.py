@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from airflow_distil.conversation import Chat, user
+from airflow_distil.conversation import Allowance, Answer, Chat, Quota, user
 from airflow_distil.engine import asking
 from airflow_distil.engine.asking import LONGEST_TOLD, PATIENCE, TRIES, Asker
 from airflow_distil.engine.limits import Limiter
@@ -189,3 +189,24 @@ def test_cancelled_call_gives_its_place_back():
         assert asker.limiter.in_flight == 0
 
     asyncio.run(go())
+
+
+def test_what_the_endpoint_says_reaches_the_limiter():
+    """Headers were read and then forgotten on the way, with the answer or with the refusal."""
+    refusal, answer = Allowance(Quota(60, 0, 30.0)), Allowance(Quota(600, 300, 30.0))
+    heard = []
+
+    class Listening(Calm):
+        def succeeded(self, lease, tokens, allowance=None):
+            heard.append(allowance)
+            super().succeeded(lease, tokens, allowance)
+
+        def limited(self, lease, retry_after, allowance=None):
+            heard.append(allowance)
+            super().limited(lease, retry_after, allowance)
+
+    error = RateLimited("busy", 0.0)
+    error.allowance = refusal
+    said = iter([error, Answer(text="a", allowance=answer)])
+    asyncio.run(Asker(Model(lambda *_: next(said)), Listening()).ask(REQUEST, 1, permit))
+    assert heard == [refusal, answer]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from airflow_distil.conversation import Chat, user
-from airflow_distil.exceptions import Fatal, LLMError, TaskDefinitionError
+from airflow_distil.conversation import Allowance, Chat, Embed, Quota, user
+from airflow_distil.exceptions import Fatal, LLMError, RateLimited, TaskDefinitionError
 from airflow_distil.llms import OpenAILLM
 from airflow_distil.llms.failures import SHORTEST
 from airflow_distil.llms.openai import _shares
@@ -237,3 +237,38 @@ def test_shares_add_up(total, count):
     shares = _shares({"prompt_tokens": total}, "prompt_tokens", count)
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1
+
+
+LIMITS = {
+    "x-ratelimit-limit-requests": "500",
+    "x-ratelimit-remaining-requests": "499",
+    "X-RateLimit-Reset-Requests": "120ms",
+    "x-ratelimit-limit-tokens": "-1",
+}
+
+
+@pytest.mark.parametrize("request_", [Chat([user("hello")]), Embed("hello")], ids=["chat", "embed"])
+def test_answers_carry_what_the_endpoint_says_about_its_limits(request_):
+    """Limits were found out by refusals, though each reply named them."""
+    said = {
+        "model": "m",
+        "choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}],
+        "data": [{"index": 0, "embedding": [1.0]}],
+    }
+    with FakeLLM(faults=[Fault(status=200, headers=LIMITS, body=said)]) as server:
+        llm = OpenAILLM("m", base_url=server.base_url)
+
+        async def answered() -> list[Allowance | None]:
+            try:
+                return [(await llm.answer(request_))[0].allowance for _ in range(2)]
+            finally:
+                await llm.aclose()
+
+        assert asyncio.run(answered()) == [Allowance(requests=Quota(500, 499, 0.12)), None]
+
+
+def test_refusals_carry_it_too():
+    """A 429 without Retry-After says in these headers when the window ends."""
+    with FakeLLM(faults=[Fault(status=429, headers=LIMITS)]) as server, pytest.raises(RateLimited) as raised:
+        ask(OpenAILLM("m", base_url=server.base_url))
+    assert raised.value.allowance == Allowance(requests=Quota(500, 499, 0.12))
