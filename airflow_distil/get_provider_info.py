@@ -104,8 +104,8 @@ def _conn_fields() -> dict[str, Any]:
         },
         "timeout": number("Timeout", "Seconds for one call; by default 120.", minimum=1),
         "max_concurrency": count("Most requests in flight", "By default found while it runs."),
-        "requests_per_minute": count("Requests per minute", "As the provider allows; by default no limit."),
-        "tokens_per_minute": count("Tokens per minute", "As the provider allows; by default no limit."),
+        "requests_per_minute": count("Requests per minute", "As the provider allows; by default what its replies say."),
+        "tokens_per_minute": count("Tokens per minute", "As the provider allows; by default what its replies say."),
         "input_price": number("Input price", "US dollars per million input tokens; by default unknown."),
         "output_price": number("Output price", "US dollars per million output tokens; by default unknown."),
         "headers": {

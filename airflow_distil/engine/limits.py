@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import resource
 import time
 from collections import deque
 from collections.abc import Callable
@@ -335,5 +334,9 @@ class Limiter:
 
 
 def _ceiling() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows, which counts connections otherwise
+        return CEILING
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CEILING if soft == resource.RLIM_INFINITY else max(FLOOR, min(CEILING, soft - FILES))

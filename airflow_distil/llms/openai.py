@@ -64,9 +64,9 @@ class OpenAILLM:
         knows goes into `extra_body={…}`.
     :param timeout: seconds for one call, from sending it to the last byte of its answer.
     :param max_concurrency: most requests in flight; None leaves it to the engine.
-    :param requests_per_minute: as the provider allows; None is no limit. The engine paces texts, not the calls that they
-        share: for embeddings leave it out, or texts go one by one, and each takes a call's place in the minute.
-    :param tokens_per_minute: as the provider allows; None is no limit.
+    :param requests_per_minute: as the provider allows; None leaves it to what its replies say. The engine paces texts, not the
+        calls that they share: for embeddings leave it out, or texts go one by one, and each takes a call's place in the minute.
+    :param tokens_per_minute: as the provider allows; None leaves it to what its replies say.
     :param input_price: US dollars per million input tokens; None is unknown.
     :param output_price: US dollars per million output tokens; None is unknown.
     :param headers: sent with each request.
