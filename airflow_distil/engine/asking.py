@@ -73,7 +73,7 @@ class Asker:
                     raise
                 problem = error
             except BaseException:
-                self.limiter.failed(lease)
+                self.limiter.released()
                 raise
             else:
                 self.limiter.succeeded(lease, _tokens(answers), answers[0].allowance)

@@ -195,11 +195,15 @@ class Limiter:
             self._set(max(self._floor, int(min(self.limit, self.in_flight) * CUT)), "rate limited")
 
     def failed(self, lease: Lease) -> None:
-        """Give a lease back after another failure: that says nothing about the limit, but many are no reason to grow either."""
+        """Give a lease back after a failure that may pass: it says nothing about the limit, but many are no reason to grow."""
         if lease.limit == self.limit:
             self._failures += 1
             if self._answered + self._failures >= self._round:
                 self._end_round()
+        self._leave()
+
+    def released(self) -> None:
+        """Give a lease back of which nothing can be said: the endpoint refused the row, or nobody waits for it any more."""
         self._leave()
 
     def _heed(self, allowance: Allowance, now: float) -> None:

@@ -155,6 +155,24 @@ class TestGrowth:
 
         in_virtual_time(go())
 
+    @pytest.mark.parametrize("ceiling", [None, 1000])
+    def test_rows_that_are_refused_do_not_hold_it_up(self, ceiling):
+        """A filter that refused a third of the rows kept the run at four in flight."""
+
+        async def go():
+            each = limiter(ceiling)
+            for _ in range(40):
+                leases = await full(each)
+                await asyncio.sleep(1)
+                for number, lease in enumerate(leases):
+                    if number % 3:
+                        each.succeeded(lease, None)
+                    else:
+                        each.released()
+            assert each.limit > 500
+
+        in_virtual_time(go())
+
     def test_back_to_the_wall_by_halves_then_faster_and_faster(self):
         """A twentieth per round took a quarter of an hour to see that the neighbour had gone."""
 
@@ -520,7 +538,7 @@ class TestPlaces:
                         await asyncio.sleep(luck.choice([0, 0, 0.3, 1, 5]))
                     except asyncio.CancelledError:
                         out -= 1
-                        each.failed(lease)
+                        each.released()
                         raise
                     out -= 1
                     how = luck.random()
