@@ -533,6 +533,35 @@ POLICIES: dict[str, Client] = {
 }
 
 
+# What each of three mapped siblings may know of their common 600 requests a minute.
+KNOWING: dict[str, Client] = {
+    "nothing": ours(),
+    "the whole of it (in the connection)": ours(rpm=600),
+    "its third": ours(rpm=200),
+}
+SIBLINGS = [
+    Scenario(
+        f"{kind}, {words}", lambda limit=limit, says=says: Provider(requests=[limit(600)], says=says), by_requests, siblings=3
+    )
+    for kind, limit in (("fixed windows", Window), ("filling steadily", Bucket))
+    for words, says in (("headers", "headers"), ("Retry-After only", "retry-after"), ("not a word", "nothing"))
+]
+
+
+def siblings() -> None:
+    """Print what three siblings on one budget get, by what they know of it."""
+    print("\nThree siblings that share 600 requests a minute; and how many answers the last got for each of the first.\n")
+    print(f"| each knows | {' | '.join(KNOWING)} |")
+    print(f"|---|{'--:|' * len(KNOWING)}")
+    for scenario in SIBLINGS:
+        cells = []
+        for client in KNOWING.values():
+            result = measured(scenario, client)
+            shares = [answered for _, answered in result.provider.limiters]
+            cells.append(f"{result}; {min(shares) / max(shares):.2f}")
+        print(f"| {scenario.name} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     """Run everything and print a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.limits", description=__doc__)
@@ -552,6 +581,8 @@ def main() -> None:
                 for limiter, answered in results[0].provider.limiters:
                     changes = ", ".join(f"{step['after_s']} s {step['new']}" for step in limiter.history)
                     print(f"\n{answered} answered: {changes}\n")
+    if not arguments.only:
+        siblings()
 
 
 if __name__ == "__main__":
