@@ -60,6 +60,8 @@ LONGEST_COOL_DOWN = 30.0
 # A bucket that fills steadily and is empty takes its whole window to be full; a limit that is used up and will be whole in less
 # than this share of the window is one of fixed windows, and until then nothing is served.
 FULL_RESET = 0.9
+# Event loops count time in milliseconds: with less to wait they would only turn round and round.
+TICK = 0.001
 # Tokens of a request, until the first answers are counted.
 TOKENS = 500.0
 
@@ -265,7 +267,7 @@ class Limiter:
 
     def _wake_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        at = loop.time() + seconds
+        at = loop.time() + max(seconds, TICK)
         if self._alarm is not None:
             if self._alarm.when() <= at:
                 return
