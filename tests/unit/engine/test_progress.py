@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from airflow_distil.engine.asking import Asker
+from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.engine.progress import Progress, Tally
 from airflow_distil.exceptions import TooManyFailures
@@ -64,11 +65,11 @@ def test_reason_of_a_whole_answer_is_cut():
 
 def test_line_says_where_it_stands():
     """It is all that most people look at."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     progress.tally.add(0, "ok")
     progress.tally.add(1, "failed", "why")
     progress.replayed = 1
-    progress.input_tokens, progress.output_tokens = 30, 4
+    progress.budget.add({"usage": [30, 4]})
     snapshot = progress.snapshot()
     assert (snapshot["done"], snapshot["total"], snapshot["ok"], snapshot["failed"], snapshot["replayed"]) == (2, 10, 1, 1, 1)
     assert snapshot["eta_s"] is not None
@@ -78,7 +79,7 @@ def test_line_says_where_it_stands():
 
 def test_replayed_rows_do_not_promise_an_early_end():
     """A million rows from the log in a second say nothing about the speed of the model."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     progress.tally.add(0, "ok")
     progress.replayed = 1
     assert progress.snapshot()["eta_s"] is None

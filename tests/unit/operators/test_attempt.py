@@ -188,6 +188,7 @@ def test_the_summary_says_where_and_what_and_is_small(llm):
         "input_tokens",
         "output_tokens",
         "cost_usd",
+        "paid",
         "model",
         "columns",
         "numbers",
