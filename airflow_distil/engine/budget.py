@@ -19,7 +19,7 @@ from airflow_distil.conversation import LLM, Embed, Request, Usage
 from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.engine.dialogue import read_body
 from airflow_distil.exceptions import BudgetExceeded, TaskDefinitionError
-from airflow_distil.llms.prices import price_of
+from airflow_distil.llms.prices import dollars, price_of
 
 __all__ = ["Budget", "Paid"]
 
@@ -215,10 +215,10 @@ class Budget:
         """What this attempt paid and, if there is a limit, what all attempts did, as part of a line of the log."""
         own = f"{self.own.input_tokens} + {self.own.output_tokens} tokens"
         if self.own.answers and not self.own.unpriced:
-            own += f", {_dollars(self.own.cost_usd)}"
+            own += f", {dollars(self.own.cost_usd)}"
         limits = []
         if self.max_cost_usd is not None:
-            limits.append(f"{_dollars(self._dollars.total / PARTS)} of {_dollars(self.max_cost_usd)}")
+            limits.append(f"{dollars(self._dollars.total / PARTS)} of {dollars(self.max_cost_usd)}")
         if self.max_total_tokens is not None:
             limits.append(f"{self._tokens.total} of {self.max_total_tokens} tokens")
         return f"{own}; budget: {' and '.join(limits)}" if limits else own
@@ -226,9 +226,9 @@ class Budget:
     @property
     def _spent(self) -> str:
         paid = self.paid
-        dollars = "" if paid.unpriced else f" and {_dollars(paid.cost_usd)}"
+        cost = "" if paid.unpriced else f" and {dollars(paid.cost_usd)}"
         unknown = f"; {paid.uncounted:,} of them without a count" if paid.uncounted else ""
-        return f"{paid.input_tokens:,} + {paid.output_tokens:,} tokens{dollars} for {paid.answers:,} answers{unknown}"
+        return f"{paid.input_tokens:,} + {paid.output_tokens:,} tokens{cost} for {paid.answers:,} answers{unknown}"
 
     def _is_new(self, fact: Fact) -> bool:
         piece, bit = divmod(fact.number, BITS)
@@ -278,10 +278,5 @@ class Budget:
             )
 
 
-def _parts(dollars: float | None) -> int | None:
-    return None if dollars is None else round(dollars * PARTS)
-
-
-def _dollars(amount: float) -> str:
-    """Return dollars as people write them, and small amounts to the first two digits that say something."""
-    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}" if amount >= 1e-4 else f"${amount:.1e}"
+def _parts(amount: float | None) -> int | None:
+    return None if amount is None else round(amount * PARTS)

@@ -6,6 +6,7 @@ API and by nothing else: a local server may call its model "gpt-4o", and costs w
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,7 +14,7 @@ from typing import Any
 
 from airflow_distil.conversation import LLM, Answer, Usage
 
-__all__ = ["Price", "cost_of", "price_of"]
+__all__ = ["Price", "cost_of", "dollars", "price_of"]
 
 # Some models are cheaper at night, and a price may change while a long run is under way. Hours of a price list are whole or
 # half ones, so a price that is looked up anew every quarter of an hour is the right one.
@@ -91,6 +92,12 @@ def price_of(llm: LLM, reported: str | None = None) -> Price | None:
         tier if isinstance(tier, str) else None,
         int(time.time() // LOOKED_UP_EVERY),
     )
+
+
+def dollars(amount: float) -> str:
+    """Return dollars as people write them: cents, and of less than one dollar the first two digits that say something."""
+    digits = 2 if amount >= 1 or amount <= 0 else max(2, 1 - math.floor(math.log10(amount)))
+    return f"${amount:,.{digits}f}"
 
 
 @lru_cache(MODELS_KEPT)
