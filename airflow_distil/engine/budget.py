@@ -5,7 +5,8 @@ not over other runs that share the destination.
 
 A limit is looked at before a request leaves. What is in flight counts as much as the dearest answer so far, and a request that
 does not fit waits until it does, or until nothing is in flight any more. So no answer that is paid for is thrown away, and all
-that fits is asked. A limit is passed by one call at most, or by what those in flight cost more than the dearest answer before.
+that fits is asked. A limit is passed by one call at most, or by what those in flight cost more than the dearest answer before:
+of eight calls at the very beginning, when there was none.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class DistilOperator(BaseOperator):
         published.
     :param max_cost_usd: most US dollars that this task instance may pay, over all its attempts and clears. When they are spent,
         it stops, keeps every answer and fails without a retry; raise the limit and clear it to go on. It is passed by one call
-        at most, unless answers become dearer than all before. Needs a price: of the connection, or the provider's list price.
+        at most, unless answers become dearer than all before, and of the first eight nobody knows what they cost. Needs a
+        price: the connection's, or the provider's list price.
     :param max_total_tokens: the same in tokens, of input and output together.
     :param on_existing: what a cleared or new run does with an edition that is there already: `reuse` (ask failed and unparsed
         rows again, and what changed; nothing if there is none), `regenerate` (ask everything anew), `fail`. A retry always goes
