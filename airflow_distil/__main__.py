@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Airflow logs to standard output, among what was asked for.
         with redirect_stdout(sys.stderr):
             found = preview(_task(given.file, given.task, given.dag), given.source, rows=given.rows, ask=given.ask)
-    except DistilError as error:
+    except (DistilError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2
     sys.stdout.write(f"{found!r}\n")

@@ -100,9 +100,10 @@ class Commit:
 
     def nonces(self) -> frozenset[bytes]:
         """Return the nonces of all claims of this task instance, of whichever ask."""
+        others = [number for number in self._numbers(CLAIMS) if number != self.claim.number]
         with ThreadPoolExecutor(READERS) as readers:
-            claims = readers.map(self._claim_if_any, self._numbers(CLAIMS))
-            return frozenset(bytes.fromhex(each.nonce) for each in claims if each and each.identity == self.identity)
+            claims = [self.claim, *readers.map(self._claim_if_any, others)]
+        return frozenset(bytes.fromhex(each.nonce) for each in claims if each and each.identity == self.identity)
 
     def look(self) -> None:
         """Look for a newer attempt.

@@ -38,6 +38,7 @@ from airflow_distil.engine.stop import Stop
 from airflow_distil.engine.workspace import Workspace, default_scratch
 from airflow_distil.engine.write import OURS, WritePass, replaced_columns
 from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError, one_line
+from airflow_distil.llms.prices import price_of
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
 
@@ -188,6 +189,7 @@ class Job:
             progress=self.progress,
             stop=self.stop,
         )
+        price_of(self.llm)  # loads the list of prices now, not while answers arrive
         with _naming(self.destination), asyncio.Runner(loop_factory=_loop()) as runner:
             runner.run(asking.run())
         twins.close()

@@ -126,11 +126,13 @@ def _price(
 
 
 def _listed(endpoint: str, asked: str, reported: str | None, tier: str | None) -> Price | None:
+    scheme, separator, rest = endpoint.partition("://")
+    if scheme.lower() != "https":
+        return None  # nobody sells answers over plain HTTP: a server near by need not wait for the list
     # Half a second and 20 MB: not before a price is wanted.
     from genai_prices import Usage as Counted
     from genai_prices import calc_price
 
-    scheme, separator, rest = endpoint.partition("://")
     host, slash, path = rest.partition("/")
     url = f"{scheme.lower()}{separator}{host.lower()}{slash}{path}"
     for name in (reported, asked):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from genai_prices import Usage as Listed
@@ -59,6 +61,16 @@ class TestProvider:
             model, parameters, input_price, output_price = "gpt-4o", {}, None, None
 
         assert price_of(Own()) is None
+
+    def test_a_server_near_by_does_not_load_the_list(self):
+        """Half a second and 20 MB for each run on a local model, which is on no list."""
+        code = (
+            "import sys; from airflow_distil.llms import OpenAILLM; from airflow_distil.llms.prices import price_of;"
+            "price_of(OpenAILLM('gpt-4o', base_url='http://10.0.0.7/v1'));"
+            "price_of(OpenAILLM('gpt-4o', base_url='https://api.openai.com/v1', input_price=1, output_price=1, api_key='k'));"
+            "sys.exit('genai_prices' in sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
 
     def test_nothing_is_fetched(self, monkeypatch):
         """A worker without a way out hung at the first answer."""
