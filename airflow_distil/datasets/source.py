@@ -136,7 +136,7 @@ class Source:
             yield from piece.batches(self.schema)
 
     def picked(self, rows: Sequence[int]) -> Source:
-        """Return some rows of it, as a source of their own.
+        """Return some rows of it, as a source of their own, which reads them once and keeps them.
 
         :param rows: their numbers, rising.
         """
@@ -169,8 +169,14 @@ class _Picked(Source):
         self._source, self._numbers = source, rows
         self.rows, self.files = len(rows), source.files
         self.identity = {**source.identity, "picked": list(rows)}
+        self._kept: list[pa.RecordBatch] | None = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        if self._kept is None:
+            self._kept = list(self._read())
+        yield from self._kept
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
         before, wanted = 0, deque(self._numbers)
         for batch in self._source.batches():
             here = []

@@ -51,9 +51,10 @@ def try_out(task: Task, llm: LLM | None, source: Source, *, rows: int = 5, ask: 
     asked = spread(len(chosen), ask, Random(task.seed))
     calls = 0
     with tempfile.TemporaryDirectory(prefix="airflow-distil-") as folder:
-        samples = _with_prompts(plain, llm, source.picked(chosen), chosen, Path(folder))
+        looked_at = source.picked(chosen)
+        samples = _with_prompts(plain, llm, looked_at, chosen, Path(folder))
         if llm is not None and asked:
-            calls, answers = _ask(plain, llm, source.picked([chosen[at] for at in asked]), Path(folder))
+            calls, answers = _ask(plain, llm, looked_at.picked(asked), Path(folder))
             for at, answer in zip(asked, answers, strict=True):
                 samples[at] = replace(answer, row=chosen[at])
     figures, notes = _figures(plain, total, samples, [samples[at] for at in asked], calls)

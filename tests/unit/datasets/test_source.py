@@ -220,6 +220,7 @@ def test_some_rows_are_picked_by_their_numbers(root):
         assert [row["x"] for row in rows(picked)] == [f"{'abc'[n // 3000]}{n % 3000}" for n in numbers]
         assert picked.rows == len(numbers)
     assert source.picked([1]).identity != source.picked([2]).identity
+    assert [row["x"] for row in rows(source.picked([1, 3001, 6001]).picked([0, 2]))] == ["a1", "c1"]
     put(root, **{"part-d.jsonl": b""})
     picked.verify()
     open_store(root).delete("part-a.jsonl")
