@@ -289,8 +289,9 @@ class AskPass:
                 await _all(self._ask([asker]) for asker in askers)
                 self._honours_n = self._honours_n and not any(self._is_answered(turn) for _, turn in askers)
                 return
-            paid = [self._paid(Answer(usage=usage), len(error.usages)) for usage in error.usages]
-            self._write_down(askers, Kind.BAD_ROW, *({**_failure(error, began), **each} for each in paid or [{}]))
+            paid = [self._paid(Answer(usage=usage), len(error.usages)) for usage in error.usages[: len(askers)]]
+            # Who got no answer of those that were withheld has nothing to pay.
+            self._write_down(askers, Kind.BAD_ROW, *({**_failure(error, began), **each} for each in [*paid, {}]))
         except (Transient, RateLimited) as error:
             self._write_down(askers, Kind.TRANSIENT, _failure(error, began))
         except Fatal as error:

@@ -303,6 +303,13 @@ class TestPaid:
         manifest = lab.job(questions("a"), model, TextGeneration(num_generations=2)).run()
         assert (model.calls, manifest.failed, manifest.paid.input_tokens) == (1, 2, 10)
 
+    def test_fewer_withheld_than_asked_for_are_paid_once(self, lab):
+        """The third of three samples was billed for what the second had cost, but only after a resume."""
+        model = priced(lambda *_: BadRow("filtered", usages=[Usage(5, 1), Usage(5, 1)]))
+        manifest = lab.job(questions("a"), model, TextGeneration(num_generations=3)).run()
+        again = lab.job(questions("a", "b"), Model(lambda *_: BadRow("no")), ask=ask(2)).run()
+        assert (manifest.paid.answers, again.paid.answers, again.paid.input_tokens) == (2, 2, 10)
+
     def test_damaged_and_strange_claims_are_nobodys(self, lab):
         """A claim that somebody truncated stopped all attempts, for the sake of a sum."""
         for number in range(1, 4):
