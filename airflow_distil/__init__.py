@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["open_dataset", "publish"]
+    from airflow_distil.engine.preview import Preview
+
+__all__ = ["open_dataset", "preview", "publish"]
 
 # What they need is loaded when they are called: a DAG file that imports them must not pay for Arrow at each parse.
 
@@ -23,6 +25,28 @@ def open_dataset(source: Any) -> ds.Dataset:
     from airflow_distil.hooks import dataset
 
     return dataset.open_dataset(source)
+
+
+def preview(task: Any, source: Any = None, rows: int = 5, ask: int = 0) -> Preview:
+    """Look at a task before it runs: the real prompts of some rows, and what all rows would cost. Nothing is published.
+
+    The rows are drawn at random from all parts of the source, the same ones each time. With `ask`, the model is really asked
+    about some of them, and paid: tokens and dollars of the whole source follow from theirs, with a 95 % t-interval. What the
+    destination holds already is not taken into account: answers that are there are not paid again.
+
+    :param task: an operator of this package (its connection, model and source are used), or a task with an `llm`.
+    :param source: the rows, as operators take them; by default the operator's own. Nothing renders templates here, so it must
+        be given where that is a template or comes from an upstream task.
+    :param rows: rows to show.
+    :param ask: of those, how many to ask.
+    :return: what was found; a notebook shows it as a table, `print` as text.
+    :raises TaskDefinitionError: if something is missing, or the task and the source do not fit.
+    :raises SourceError: if the source cannot be read.
+    :raises Fatal: if the model cannot be used at all.
+    """
+    from airflow_distil.operators import preview as operators
+
+    return operators.preview(task, source, rows=rows, ask=ask)
 
 
 def publish(data: Any, destination: str | None = None) -> dict[str, Any]:

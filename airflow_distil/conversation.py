@@ -148,6 +148,10 @@ class Usage:
 
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int = 0
+    """Of the input, what the provider had in its prompt cache."""
+    cache_write_tokens: int = 0
+    """Of the input, what the provider put into its prompt cache, where that has a price of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,8 @@ class LLM(Protocol):
 
     An LLM never retries and never waits for a rate limit: the engine does, in one place for every backend. It raises
     `airflow_distil.exceptions.LLMError` of one of four kinds (`RateLimited`, `Transient`, `BadRow`, `Fatal`); anything else
-    is taken for a bug and ends the run.
+    is taken for a bug and ends the run. One that a provider is paid for may also have `endpoint`, the URL that it is reached
+    at: list prices are found by it, and without it there are none.
     """
 
     model: str
@@ -234,7 +239,7 @@ class LLM(Protocol):
     requests_per_minute: float | None
     tokens_per_minute: float | None
     input_price: float | None
-    """US dollars per million input tokens; None if unknown, never guessed."""
+    """US dollars per million input tokens; None leaves it to the price list, by `endpoint`."""
     output_price: float | None
 
     async def answer(self, request: Request, n: int = 1) -> list[Answer]:

@@ -23,7 +23,8 @@ stopped. A message says what happened, where, what was kept, and what to do next
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_distil.conversation import Allowance
@@ -126,7 +127,14 @@ class Transient(LLMError):
 
 
 class BadRow(LLMError):
-    """The endpoint refuses this request and always will: too long, filtered, malformed."""
+    """The endpoint refuses this request and always will: too long, filtered, malformed.
+
+    :param usages: tokens (`Usage`) that are paid for all the same, one per answer that was asked for; empty if none are.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, *, usages: Sequence[Any] = ()) -> None:
+        super().__init__(message, retry_after)
+        self.usages = usages
 
 
 class Fatal(LLMError):

@@ -106,8 +106,8 @@ def _conn_fields() -> dict[str, Any]:
         "max_concurrency": count("Most requests in flight", "By default found while it runs."),
         "requests_per_minute": count("Requests per minute", "As the provider allows; by default what its replies say."),
         "tokens_per_minute": count("Tokens per minute", "As the provider allows; by default what its replies say."),
-        "input_price": number("Input price", "US dollars per million input tokens; by default unknown."),
-        "output_price": number("Output price", "US dollars per million output tokens; by default unknown."),
+        "input_price": number("Input price", "US dollars per million input tokens; by default the provider's list price."),
+        "output_price": number("Output price", "US dollars per million output tokens; by default the provider's list price."),
         "headers": {
             "label": "Headers",
             "description": 'Sent with each request, as a JSON object: {"X-Team": "data"}. Hidden, as they often hold keys.',

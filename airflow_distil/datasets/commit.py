@@ -18,6 +18,7 @@ import datetime as dt
 import platform
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
 
 from airflow_distil.datasets.manifest import (
@@ -37,6 +38,9 @@ from airflow_distil.datasets.stores import Store, create
 from airflow_distil.exceptions import DestinationError, Superseded
 
 __all__ = ["Commit", "OnExisting"]
+
+# A destination that every run writes to has a claim of each; reading them is waiting for the store.
+READERS = 8
 
 OnExisting: TypeAlias = Literal["reuse", "regenerate", "fail"]
 
@@ -93,6 +97,13 @@ class Commit:
             if claimed is not None:
                 self.fences = self._probe(claimed)
                 return claimed
+
+    def nonces(self) -> frozenset[bytes]:
+        """Return the nonces of all claims of this task instance, of whichever ask."""
+        others = [number for number in self._numbers(CLAIMS) if number != self.claim.number]
+        with ThreadPoolExecutor(READERS) as readers:
+            claims = [self.claim, *readers.map(self._claim_if_any, others)]
+        return frozenset(bytes.fromhex(each.nonce) for each in claims if each and each.identity == self.identity)
 
     def look(self) -> None:
         """Look for a newer attempt.
@@ -238,6 +249,13 @@ class Commit:
 
     def _numbers(self, prefix: str) -> list[int]:
         return numbers((entry.name for entry in self.store.list(prefix)), prefix)
+
+    def _claim_if_any(self, number: int) -> Claim | None:
+        # One that upkeep has just removed, or that somebody damaged, is nobody's.
+        try:
+            return read_claim(self.store, number)
+        except (FileNotFoundError, ValueError):
+            return None
 
     def _read_claim(self, number: int) -> Claim:
         try:

@@ -20,6 +20,7 @@ __all__ = [
     "Claim",
     "Identity",
     "Manifest",
+    "Paid",
     "Part",
     "claim_name",
     "manifest_name",
@@ -37,6 +38,7 @@ DOCUMENT_BYTES = 64 * 2**20
 # What Arrow, SQL and the log's own columns hold: a forged count must not fail where it is added up.
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Number = Annotated[int, Field(gt=0, lt=2**31)]
+_Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 _D = TypeVar("_D", bound=BaseModel)
@@ -152,6 +154,17 @@ class Part(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Paid(BaseModel):
+    """What a task instance paid, over all its attempts at this dataset; null where the endpoint or the price is unknown."""
+
+    model_config = ConfigDict(frozen=True)
+
+    answers: _Count = 0
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    cost_usd: _Dollars | None = None
+
+
 class Manifest(_Document):
     """One published edition: exactly these parts, and how they came to be."""
 
@@ -177,7 +190,9 @@ class Manifest(_Document):
     lost: dict[str, _Count] = {}
     input_tokens: _Count | None = None
     output_tokens: _Count | None = None
-    cost_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    cost_usd: _Dollars | None = None
+    # The former are of the answers behind the rows, whoever paid them and when; this is of the task instance that published.
+    paid: Paid | None = None
     model: str | None = None
     numbers: dict[str, dict[str, float]] = {}
     reasons: dict[str, int] = {}
@@ -228,6 +243,7 @@ class Manifest(_Document):
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "cost_usd": self.cost_usd,
+            "paid": self.paid.model_dump() if self.paid else None,
             "model": self.model,
             "columns": self.columns,
             "numbers": self.numbers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -134,6 +135,13 @@ class Source:
         for piece in self._pieces:
             yield from piece.batches(self.schema)
 
+    def picked(self, rows: Sequence[int]) -> Source:
+        """Return some rows of it, as a source of their own, which reads them once and keeps them.
+
+        :param rows: their numbers, rising.
+        """
+        return _Picked(self, rows)
+
     def verify(self) -> None:
         """Check that every file is still the one that was opened. New files beside them do not matter.
 
@@ -151,6 +159,37 @@ class Source:
                         f"{file.uri} {what} while it was being read. Answers so far are kept; the next try reads the new "
                         "content and asks only what is new. Let upstream write new files instead of replacing them."
                     )
+
+
+class _Picked(Source):
+    """Some rows of a source."""
+
+    def __init__(self, source: Source, rows: Sequence[int]) -> None:
+        super().__init__([], source.schema)
+        self._source, self._numbers = source, rows
+        self.rows, self.files = len(rows), source.files
+        self.identity = {**source.identity, "picked": list(rows)}
+        self._kept: list[pa.RecordBatch] | None = None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        if self._kept is None:
+            self._kept = list(self._read())
+        yield from self._kept
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        before, wanted = 0, deque(self._numbers)
+        for batch in self._source.batches():
+            here = []
+            while wanted and wanted[0] < before + batch.num_rows:
+                here.append(wanted.popleft() - before)
+            if here:
+                yield batch.take(pa.array(here, pa.int64()))
+            if not wanted:
+                return
+            before += batch.num_rows
+
+    def verify(self) -> None:
+        self._source.verify()
 
 
 def open_source(

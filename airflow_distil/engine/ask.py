@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from airflow_distil.conversation import LLM, Answer, Row
+from airflow_distil.conversation import LLM, Answer, Request, Row
 from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.datasets.readers import without_surrogates
@@ -39,6 +39,7 @@ from airflow_distil.exceptions import (
     Transient,
     one_line,
 )
+from airflow_distil.llms.prices import cost_of
 
 __all__ = ["PROMPTS_KEPT", "AskPass"]
 
@@ -73,6 +74,10 @@ _NO_ROWS = pa.record_batch({})
 
 class _Halted(Exception):
     """Nothing may be sent any more."""
+
+
+class _OutOfBudget(Exception):
+    """There is no room for another request, and none in flight that could make some."""
 
 
 @dataclass(slots=True)
@@ -130,6 +135,9 @@ class AskPass:
                 task.cancel()
             await asyncio.gather(*upkeep, *self._open, return_exceptions=True)  # cancelled
             await self.llm.aclose()
+        if isinstance(self._failure, _OutOfBudget):
+            # Now, when the rows that its last answers finished are counted.
+            raise self.progress.budget.exceeded(self.progress.tally.done, self.progress.tally.total)
         if self._failure is not None:
             raise self._failure
 
@@ -274,21 +282,23 @@ class AskPass:
         request = askers[0][1].request
         began = time.monotonic()
         try:
-            answers, tried = await self.progress.asker.ask(request, len(askers), self._permit)
+            answers, tried = await self._answers(request, len(askers))
         except BadRow as error:
-            if len(askers) > 1:
+            if len(askers) > 1 and not error.usages:
                 # Some endpoints refuse `n` as they would a bad row; if one at a time works, that is what they meant.
                 await _all(self._ask([asker]) for asker in askers)
                 self._honours_n = self._honours_n and not any(self._is_answered(turn) for _, turn in askers)
                 return
-            self._write_down(askers, Kind.BAD_ROW, _failure(error, began))
+            paid = [self._paid(Answer(usage=usage), len(error.usages)) for usage in error.usages[: len(askers)]]
+            # Who got no answer of those that were withheld has nothing to pay.
+            self._write_down(askers, Kind.BAD_ROW, *({**_failure(error, began), **each} for each in [*paid, {}]))
         except (Transient, RateLimited) as error:
             self._write_down(askers, Kind.TRANSIENT, _failure(error, began))
         except Fatal as error:
             self._halt(error)
             raise _Halted from error
         else:
-            bodies = [self._body(answer, tried) for answer in answers[: len(askers)]]
+            bodies = [self._body(answer, tried, len(answers)) for answer in answers[: len(askers)]]
             served, unserved = askers[: len(bodies)], askers[len(bodies) :]
             self._write_down(served, Kind.ANSWER, *bodies)
             if unserved:
@@ -303,18 +313,36 @@ class AskPass:
         fact = self.facts.find(turn.key, own=True)
         return fact is not None and fact.kind is Kind.ANSWER
 
-    def _body(self, answer: Answer, tried: int) -> dict[str, Any]:
-        tokens_in, tokens_out = answer.usage.input_tokens, answer.usage.output_tokens
-        self.progress.input_tokens += tokens_in or 0
-        self.progress.output_tokens += tokens_out or 0
+    async def _answers(self, request: Request, count: int) -> tuple[list[Answer], int]:
+        budget = self.progress.budget
+        if not budget.limited:
+            return await self.progress.asker.ask(request, count, self._permit)
+        if not await budget.admit(count, request):
+            if self._halted.is_set():
+                raise _Halted
+            raise _OutOfBudget
+        try:
+            return await self.progress.asker.ask(request, count, self._permit)
+        finally:
+            budget.release(count)
+
+    def _paid(self, answer: Answer, sharing: int) -> dict[str, Any]:
+        """Return what an answer cost, as its fact says it, and count it."""
+        usage = answer.usage
+        body: dict[str, Any] = {"usage": [usage.input_tokens, usage.output_tokens]}
+        if (cost := cost_of(self.llm, answer, sharing)) is not None:
+            body["cost"] = cost
+        self.progress.budget.add(body)
+        return body
+
+    def _body(self, answer: Answer, tried: int, sharing: int) -> dict[str, Any]:
         body = {
             "text": without_surrogates(answer.text),
             "vector": None if answer.vector is None else list(answer.vector),
             "scores": None if answer.scores is None else list(answer.scores),
             "finish_reason": without_surrogates(answer.finish_reason),
             "model": without_surrogates(answer.model),
-            "usage": [tokens_in, tokens_out],
-            "cost": _cost(self.llm, tokens_in, tokens_out),
+            **self._paid(answer, sharing),
             "latency": answer.latency,
             "attempts": tried,
         }
@@ -427,6 +455,7 @@ class AskPass:
         if self._failure is None:
             self._failure = error
         self._halted.set()
+        self.progress.budget.close()
         self._moved.set()
 
     async def _drain(self) -> None:
@@ -464,10 +493,3 @@ def _from_difference(prompt: str, other: str) -> str:
 
 def _opening(wanting: tuple[Dialogue, list[Turn]]) -> bytes:
     return wanting[1][0].content
-
-
-def _cost(llm: LLM, tokens_in: int | None, tokens_out: int | None) -> float | None:
-    """Return dollars; None if a price or a count is unknown."""
-    if llm.input_price is None or llm.output_price is None or tokens_in is None or tokens_out is None:
-        return None
-    return (tokens_in * llm.input_price + tokens_out * llm.output_price) / 1e6

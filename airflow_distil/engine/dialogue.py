@@ -45,6 +45,8 @@ __all__ = ["Dialogue", "Exchange", "Outcome", "Speech", "Turn", "answer_of", "ch
 
 # As the columns of `distil_metadata` hold it; no call has more tokens.
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+# Of one answer; what is added up must be a number.
+_Dollars = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +349,7 @@ class _Body(TypedDict, total=False):
     finish_reason: str | None
     model: str | None
     usage: tuple[_Count | None, _Count | None]
-    cost: float | None
+    cost: _Dollars | None
     latency: float | None
     attempts: _Count | None
     error: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -49,10 +49,14 @@ class Facts:
     :param store: the destination.
     :param claim: this attempt's claim.
     :param workspace: its local folder.
+    :param count: told of each fact that earlier attempts wrote down, of copies too.
     """
 
-    def __init__(self, store: Store, claim: Claim, workspace: Workspace) -> None:
+    def __init__(
+        self, store: Store, claim: Claim, workspace: Workspace, count: Callable[[Fact], object] = lambda _: None
+    ) -> None:
         self._store = store
+        self._count = count
         self._claim = claim
         self._workspace = workspace
         self._nonce = bytes.fromhex(claim.nonce)
@@ -194,6 +198,7 @@ class Facts:
             # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
             uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
             self._place(fact, self._copied.append([fact])[0] + 1)
+            self._count(fact)
             count += 1
         return count
 
@@ -209,6 +214,7 @@ class Facts:
                 if fact.kind is not Kind.TRANSIENT and fact.number > uploaded[fact.nonce]:
                     uploaded[fact.nonce] = fact.number
                     fresh.append(fact)
+                    self._count(fact)
             scratch.close()
             if fresh:
                 self.add(fresh)

@@ -25,6 +25,7 @@ from airflow_distil.datasets.source import Source
 from airflow_distil.datasets.stores import Store
 from airflow_distil.engine.ask import AskPass
 from airflow_distil.engine.asking import Asker
+from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.columns import Columns
 from airflow_distil.engine.dialogue import Speech
 from airflow_distil.engine.facts import Facts
@@ -37,6 +38,7 @@ from airflow_distil.engine.stop import Stop
 from airflow_distil.engine.workspace import Workspace, default_scratch
 from airflow_distil.engine.write import OURS, WritePass, replaced_columns
 from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError, one_line
+from airflow_distil.llms.prices import price_of
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
 
@@ -67,6 +69,8 @@ class Job:
     :param on_existing: what to do about an edition made for an earlier ask: `reuse`, `regenerate` or `fail`.
     :param max_failure_ratio: share of rows that may fail or be unparsed, 0 to 1.
     :param max_concurrency: most requests in flight; None leaves it to the connection, and to what is found out.
+    :param max_cost_usd: most US dollars that all attempts at this dataset may pay; None is no limit.
+    :param max_total_tokens: most tokens, of input and output together, that they may pay; None is no limit.
     :param scratch: folder on this host for what is not uploaded yet; None for the system's temporary folder.
     """
 
@@ -81,6 +85,8 @@ class Job:
     on_existing: OnExisting = "reuse"
     max_failure_ratio: float = 0.05
     max_concurrency: int | None = None
+    max_cost_usd: float | None = None
+    max_total_tokens: int | None = None
     scratch: Path | None = None
     stop: Stop = field(default_factory=Stop)
     progress: Progress = field(init=False)
@@ -92,7 +98,7 @@ class Job:
             self.max_concurrency or self.llm.max_concurrency, self.llm.requests_per_minute, self.llm.tokens_per_minute
         )
         asker = Asker(self.llm, limiter)
-        self.progress = Progress(self._tally(), asker)
+        self.progress = Progress(self._tally(), asker, Budget(self.llm, self.max_cost_usd, self.max_total_tokens))
 
     def run(
         self,
@@ -148,7 +154,8 @@ class Job:
             log.warning("%s does not keep two attempts apart (no put-if-absent); do not run two at a time", self.destination)
         workspace = Workspace(self.scratch or default_scratch(), self.destination, begun.folder)
         with _naming(self.destination):
-            facts = Facts(self.store, begun, workspace)
+            self.progress.budget.belongs_to(commit.nonces())
+            facts = Facts(self.store, begun, workspace, self.progress.budget.count)
         published = False
         try:
             manifest = self._produce(commit, begun, workspace, facts)
@@ -182,6 +189,7 @@ class Job:
             progress=self.progress,
             stop=self.stop,
         )
+        price_of(self.llm)  # loads the list of prices now, not while answers arrive
         with _naming(self.destination), asyncio.Runner(loop_factory=_loop()) as runner:
             runner.run(asking.run())
         twins.close()
@@ -229,6 +237,7 @@ class Job:
                     "input_tokens": writing.bill.input_tokens,
                     "output_tokens": writing.bill.output_tokens,
                     "cost_usd": writing.bill.cost_usd,
+                    "paid": self.progress.budget.paid.summary,
                     "model": self.llm.model,
                     "numbers": writing.numbers.summary,
                     "reasons": dict(self.progress.tally.reasons.most_common(REASONS_KEPT)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_distil.engine.asking import Asker
+from airflow_distil.engine.budget import Budget
 from airflow_distil.exceptions import TooManyFailures
 
 __all__ = ["Progress", "Tally"]
@@ -120,15 +121,15 @@ class Progress:
     """Where a run stands.
 
     :param asker: knows calls and limits.
+    :param budget: knows tokens and dollars.
     :param replayed: output rows that needed no call.
     """
 
     tally: Tally
     asker: Asker
+    budget: Budget
     phase: str = "asking"
     replayed: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
     _began: float = field(default_factory=time.monotonic)
     _phase_began: float = field(default_factory=time.monotonic)
 
@@ -160,8 +161,12 @@ class Progress:
             "calls": self.asker.calls,
             "in_flight": self.asker.limiter.in_flight,
             "limit": self.asker.limiter.limit,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
+            "input_tokens": self.budget.own.input_tokens,
+            "output_tokens": self.budget.own.output_tokens,
+            "cost_usd": self.budget.own.summary["cost_usd"],
+            "paid": self.budget.paid.summary,
+            "max_cost_usd": self.budget.max_cost_usd,
+            "max_total_tokens": self.budget.max_total_tokens,
         }
 
     def line(self) -> str:
@@ -172,5 +177,5 @@ class Progress:
         return (
             f"{now['phase']}: {now['done']}/{now['total']} rows, {now['elapsed_s']} s, {now['rows_per_s']} rows/s{eta}; "
             f"{now['failed']} failed, {now['unparsed']} unparsed, {now['skipped']} skipped, {now['replayed']} from the log"
-            f"{lost}; {now['input_tokens']} + {now['output_tokens']} tokens"
+            f"{lost}; {self.budget.line}"
         )

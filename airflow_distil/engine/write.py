@@ -143,7 +143,7 @@ class WritePass:
         # Also of candidates that become no row: they were paid for.
         for outcome in outcomes:
             for _, fact, body in outcome.trace:
-                if fact.kind is Kind.ANSWER:
+                if fact.kind is Kind.ANSWER or "usage" in body:
                     self.bill.add(body)
         return list(fates(self.speech, outcomes))
 

@@ -30,6 +30,9 @@ from airflow_distil.llms.wire import Reply, Target, Wire
 
 __all__ = ["OpenAILLM"]
 
+# Where the SDK goes by itself.
+OPENAI = "https://api.openai.com/v1"
+
 # Local servers take any key, the SDK insists on one.
 NO_KEY = "not-needed"
 
@@ -67,8 +70,8 @@ class OpenAILLM:
     :param requests_per_minute: as the provider allows; None leaves it to what its replies say. The engine paces texts, not the
         calls that they share: for embeddings leave it out, or texts go one by one, and each takes a call's place in the minute.
     :param tokens_per_minute: as the provider allows; None leaves it to what its replies say.
-    :param input_price: US dollars per million input tokens; None is unknown.
-    :param output_price: US dollars per million output tokens; None is unknown.
+    :param input_price: US dollars per million input tokens; by default the list price, if the URL is a provider's.
+    :param output_price: US dollars per million output tokens; by default as for `input_price`.
     :param headers: sent with each request.
     :param backend: `openai` (and all that speak like it) or `azure`.
     :param api_version: of Azure's API; by default `OPENAI_API_VERSION`.
@@ -115,6 +118,11 @@ class OpenAILLM:
         self._wire: tuple[asyncio.AbstractEventLoop, Wire] | None = None
         self._targets: dict[tuple[str, str, str | None], Target] = {}
         self._embeddings = Gathering(self._embed, room=BYTES, size=_room_of)
+
+    @property
+    def endpoint(self) -> str | None:
+        """URL that it is reached at, by which list prices are found."""
+        return self.base_url or (OPENAI if self.backend == "openai" else None)
 
     def __repr__(self) -> str:
         where = f", base_url={_shown(self.base_url)!r}" if self.base_url else ""
@@ -223,14 +231,13 @@ class OpenAILLM:
             problem = f"{type(error).__name__}: {error}"
         if not answers:
             raise Transient(f"{self._place}: status 200, but the reply holds no answer ({problem}).")
+        model = str(reply.get("model") or request.model)
+        usages = _usages(reply.get("usage"), len(answers))
         if all(answer.finish_reason == "content_filter" and not answer.text for answer in answers):
-            raise BadRow(f"{self._place}: the provider's content filter withheld the answer.")
-        usage, model = reply.get("usage"), str(reply.get("model") or request.model)
-        inputs = _shares(usage, "prompt_tokens", len(answers))
-        outputs = _shares(usage, "completion_tokens", len(answers))
+            raise BadRow(f"{self._place}: the provider's content filter withheld the answer.", usages=usages)
         return [
-            replace(answer, model=model, usage=Usage(tokens_in, tokens_out), latency=latency, allowance=allowance)
-            for answer, tokens_in, tokens_out in zip(answers, inputs, outputs, strict=True)
+            replace(answer, model=model, usage=usage, latency=latency, allowance=allowance)
+            for answer, usage in zip(answers, usages, strict=True)
         ]
 
     def _connected(self) -> Wire:
@@ -391,6 +398,16 @@ def _shares(usage: Any, name: str, count: int) -> Sequence[int | None]:
         return [None] * count
     share, rest = divmod(total, count)
     return [share + (i < rest) for i in range(count)]
+
+
+def _usages(usage: Any, count: int) -> list[Usage]:
+    """Divide the tokens of a call among its answers, also those of them that have prices of their own."""
+    inputs, outputs = (_shares(usage, name, count) for name in ("prompt_tokens", "completion_tokens"))
+    details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
+    if not details:
+        return list(map(Usage, inputs, outputs))
+    cached, written = (_shares(details, name, count) for name in ("cached_tokens", "cache_write_tokens"))
+    return [Usage(*each[:2], each[2] or 0, each[3] or 0) for each in zip(inputs, outputs, cached, written, strict=True)]
 
 
 def _error_of(content: bytes) -> Any:

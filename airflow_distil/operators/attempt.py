@@ -17,6 +17,7 @@ from airflow_distil.exceptions import DistilError, QuotaExceeded, TaskDefinition
 from airflow_distil.hooks.identity import ask_of, identity_of
 from airflow_distil.hooks.storage import destination_of, scratch_dir, store_for
 from airflow_distil.operators.base import TEXTS
+from airflow_distil.operators.metrics import Metrics
 from airflow_distil.tasks.generator import GeneratorTask
 
 if TYPE_CHECKING:
@@ -95,20 +96,28 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
         on_existing=operator.on_existing,
         max_failure_ratio=operator.max_failure_ratio,
         max_concurrency=operator.max_concurrency,
+        max_cost_usd=operator.max_cost_usd,
+        max_total_tokens=operator.max_total_tokens,
         scratch=Path(scratch) if scratch else None,
         stop=stop,
     )
     rows = job.progress.tally.total
     log.info("%d rows, task %s, model %s, to %s", rows, operator.task.name, llm.model, destination)
 
+    metrics = Metrics(context["ti"])
+
     def report(progress: Progress) -> None:
         log.info("%s", progress.line())
+        metrics.emit(progress.budget.own)
         try:
             context["ti"].xcom_push(PROGRESS_KEY, progress.snapshot())
         except Exception as error:  # noqa: BLE001 - progress is for people; the dataset does not depend on it
             log.warning("Could not push progress: %s", error)
 
-    manifest = job.run(report, deadline)
+    try:
+        manifest = job.run(report, deadline)
+    finally:
+        metrics.emit(job.progress.budget.own)
     return manifest.summary(str(destination))
 
 

@@ -44,6 +44,11 @@ class DistilOperator(BaseOperator):
     :param max_concurrency: most requests in flight. By default found out while running, up to the connection's.
     :param max_failure_ratio: share of rows that may fail or be unparsed, 0 to 1, of those not skipped. Above it nothing is
         published.
+    :param max_cost_usd: most US dollars that this task instance may pay, over all its attempts and clears. When they are spent,
+        it stops, keeps every answer and fails without a retry; raise the limit and clear it to go on. It is passed by one call
+        at most, unless answers become dearer than all before, and of the first eight nobody knows what they cost. Needs a
+        price: the connection's, or the provider's list price.
+    :param max_total_tokens: the same in tokens, of input and output together.
     :param on_existing: what a cleared or new run does with an edition that is there already: `reuse` (ask failed and unparsed
         rows again, and what changed; nothing if there is none), `regenerate` (ask everything anew), `fail`. A retry always goes
         on. (templated)
@@ -70,6 +75,8 @@ class DistilOperator(BaseOperator):
         generation_kwargs: dict[str, Any] | None = None,
         max_concurrency: int | None = None,
         max_failure_ratio: float = 0.05,
+        max_cost_usd: float | None = None,
+        max_total_tokens: int | None = None,
         on_existing: Literal["reuse", "regenerate", "fail"] = "reuse",
         on_quota: Literal["fail", "reschedule"] = "fail",
         limit: int | None = None,
@@ -83,6 +90,7 @@ class DistilOperator(BaseOperator):
         _check_source(task, source, {"limit": limit, "source_columns": source_columns, "schema": schema})
         if not 0 <= max_failure_ratio <= 1:
             raise TaskDefinitionError(f"max_failure_ratio is {max_failure_ratio:g}; it is a share, from 0 to 1.")
+        _check_limits(max_cost_usd, max_total_tokens)
         if on_quota not in {"fail", "reschedule"}:
             raise TaskDefinitionError(f"on_quota is {on_quota!r}; it must be 'fail' or 'reschedule'.")
         self.task = task
@@ -93,6 +101,8 @@ class DistilOperator(BaseOperator):
         self.generation_kwargs = generation_kwargs
         self.max_concurrency = max_concurrency
         self.max_failure_ratio = max_failure_ratio
+        self.max_cost_usd = max_cost_usd
+        self.max_total_tokens = max_total_tokens
         self.on_existing = on_existing
         self.on_quota = on_quota
         self.limit = limit
@@ -212,6 +222,16 @@ def _check_places(source: Any, destination: Any) -> None:
     for place in [destination, *(source if isinstance(source, list | tuple) else [source])]:
         if isinstance(place, str) and "{{" not in place:
             refuse_credentials(place)
+
+
+def _check_limits(cost: Any, tokens: Any) -> None:
+    for name, value, kinds, what in (
+        ("max_cost_usd", cost, int | float, "a number of US dollars, more than 0"),
+        ("max_total_tokens", tokens, int, "a whole number, more than 0"),
+    ):
+        # Not `<= 0`: nan is neither.
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not value > 0):
+            raise TaskDefinitionError(f"{name} is {value!r}; it must be {what}, or None for no limit.")
 
 
 def _check_source(task: Task, source: Any, bounds: dict[str, Any]) -> None:

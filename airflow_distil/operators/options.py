@@ -64,6 +64,8 @@ class DistilOptions(AirflowOptions, total=False):
     generation_kwargs: dict[str, Any] | None
     max_concurrency: int | None
     max_failure_ratio: float
+    max_cost_usd: float | None
+    max_total_tokens: int | None
     on_existing: Literal["reuse", "regenerate", "fail"]
     on_quota: Literal["fail", "reschedule"]
     limit: int | None

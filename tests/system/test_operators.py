@@ -212,6 +212,33 @@ def test_a_clear_asks_exactly_what_is_not_ok(folder, airflow_db):
     assert column(done, "word") == [f"ROW {number}!" for number in range(6)]
 
 
+def test_a_budget_stops_and_goes_on_when_it_is_raised(folder, airflow_db, capfd):
+    """A budget that is spent was spent again by each retry, or after it was raised, by the clear."""
+
+    def answer(messages):
+        return "one"
+
+    dag = load(airflow_db, DAGS / "budget.py")["budget"]
+    # A dollar for each answer: it has one word.
+    with FakeLLM(answer) as llm, llm.as_connection(input_price=0, output_price=1_000_000):
+        stopped = run(dag)
+        assert stopped.states["answers"] == "failed"  # with three retries left
+        assert len(llm.requests) == 12
+        said = capfd.readouterr().out
+        assert "BudgetExceeded: max_cost_usd=12 is used up" in said
+        assert "12 of 30 rows are done" in said
+        raised = folder / "budget.py"
+        raised.write_text((DAGS / "budget.py").read_text().replace("MAX_COST_USD = 12.0", "MAX_COST_USD = 30.0"))
+        done = clear(load(airflow_db, raised)["budget"])
+        assert done.states["answers"] == "success"
+    asked = [body["messages"][-1]["content"] for body in llm.requests]
+    assert sorted(asked) == sorted(f"row {number}" for number in range(30))
+    summary = done.xcoms["answers"]
+    assert (summary["ok"], summary["cost_usd"]) == (30, 30.0)
+    assert summary["paid"] == {"answers": 30, "input_tokens": 60, "output_tokens": 30, "cost_usd": 30.0}
+    assert done.progress["answers"]["max_cost_usd"] == 30.0
+
+
 def test_the_duckdb_example(airflow_db, folder):
     """The example of the documentation does not work, or joins rows that do not belong together."""
     dag = load(airflow_db, EXAMPLES / "duckdb_steps.py")["duckdb_steps"]

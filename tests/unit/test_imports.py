@@ -12,6 +12,7 @@ import pytest
 HEAVY = {
     "aiohttp",
     "duckdb",
+    "genai_prices",
     "google.api_core",
     "google.auth",
     "google.cloud",
@@ -25,6 +26,7 @@ HEAVY = {
     "airflow_distil.hooks",
     "airflow_distil.llms",
     "airflow_distil.operators.attempt",
+    "airflow_distil.operators.preview",
     "airflow_distil.plugins",
     "airflow_distil.testing",
 }

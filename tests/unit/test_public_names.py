@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 PUBLIC = {
-    "airflow_distil": {"open_dataset", "publish"},
+    "airflow_distil": {"open_dataset", "preview", "publish"},
     "airflow_distil.operators": {
         "ChatGenerationOperator", "CleanDatasetsOperator", "ComplexityScorerOperator", "DistilOperator", "DistilRetryPolicy",
         "EvolComplexityGeneratorOperator", "EvolComplexityOperator", "EvolInstructGeneratorOperator",

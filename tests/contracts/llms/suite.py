@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_distil.conversation import LLM, Answer, Chat, Complete, Embed, Rank, Request, resolve, user
+from airflow_distil.conversation import LLM, Answer, Chat, Complete, Embed, Rank, Request, Usage, resolve, user
 from airflow_distil.exceptions import BadRow, Fatal, LLMError, QuotaExceeded, RateLimited, TaskDefinitionError, Transient
 from airflow_distil.testing import Drop, FakeLLM, Fault, HalfBody, Hang, Malformed
 
@@ -413,6 +413,14 @@ class EndpointContract(LLMContract):
         server.fail_next(200, body={"choices": [choice]})
         assert "content filter" in str(self.fails(llm, BadRow))
 
+    def test_filtered_answers_are_charged_for(self, server, llm):
+        """What a filter withholds is on the provider's bill, and was not on ours."""
+        choice = {"message": {"content": None}, "finish_reason": "content_filter"}
+        server.fail_next(200, body={"choices": [choice] * 2, "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+        with pytest.raises(BadRow) as caught:
+            ask(llm, n=2)
+        assert list(caught.value.usages) == [Usage(3, 1), Usage(2, 1)]
+
     def test_flagged_input_at_a_router(self, server, llm):
         """A 403 for one flagged row was taken for a wrong key and stopped the run."""
         server.fail_next(403, body={"error": {"code": 403, "message": "flagged", "metadata": {"flagged_input": "…"}}})
@@ -487,6 +495,26 @@ class EndpointContract(LLMContract):
         answers = ask(llm, n=2)
         assert [answer.usage.input_tokens for answer in answers] == [3, 2]
         assert [answer.usage.output_tokens for answer in answers] == [2, 1]
+
+    @pytest.mark.parametrize(
+        ("details", "expected"),
+        [
+            ({"cached_tokens": 4}, (4, 0)),
+            ({"cached_tokens": 4, "cache_write_tokens": 3, "audio_tokens": 0}, (4, 3)),
+            ({"cached_tokens": None}, (0, 0)),
+            ({"cached_tokens": -1, "cache_write_tokens": "many"}, (0, 0)),
+            ({}, (0, 0)),
+            (None, (0, 0)),
+            ("4", (0, 0)),
+        ],
+    )
+    def test_cached_input_is_told_apart(self, server, llm, details, expected):
+        """Cached input costs a tenth at some providers, and was charged in full; or what a server says of it ended the run."""
+        usage = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": details}
+        server.fail_next(200, body={"choices": [{"message": {"content": "x"}}] * 2, "usage": usage})
+        answers = [answer.usage for answer in ask(llm, n=2)]
+        assert (sum(each.cached_tokens for each in answers), sum(each.cache_write_tokens for each in answers)) == expected
+        assert [each.input_tokens for each in answers] == [5, 4]
 
     def test_usage_is_unknown_where_it_is_not_told(self, server, llm):
         """Tokens that nobody counted were written as 0, and cost nothing."""

@@ -211,6 +211,23 @@ def test_limit(root):
     assert rows(open_source(str(root / "p"), limit=1500)) == ns(*range(1500))
 
 
+def test_some_rows_are_picked_by_their_numbers(root):
+    """Numbers that were counted within a file, or a batch, gave rows of the wrong place; or the last ones none."""
+    put(root, **{f"part-{letter}.jsonl": jsonl(*({"x": f"{letter}{n}"} for n in range(3000))) for letter in "abc"})
+    source = open_source(str(root))
+    for numbers in ([0], [2999, 3000, 3001], [5, 4321, 8999], list(range(0, 9000, 7)), []):
+        picked = source.picked(numbers)
+        assert [row["x"] for row in rows(picked)] == [f"{'abc'[n // 3000]}{n % 3000}" for n in numbers]
+        assert picked.rows == len(numbers)
+    assert source.picked([1]).identity != source.picked([2]).identity
+    assert [row["x"] for row in rows(source.picked([1, 3001, 6001]).picked([0, 2]))] == ["a1", "c1"]
+    put(root, **{"part-d.jsonl": b""})
+    picked.verify()
+    open_store(root).delete("part-a.jsonl")
+    with pytest.raises(SourceError, match="was deleted"):
+        picked.verify()
+
+
 def test_change_is_noticed(root):
     """Half of the rows from a file and half from the one that replaced it."""
     put(root, **{"1.jsonl": jsonl(*ns(1)), "2.jsonl": jsonl(*ns(2))})

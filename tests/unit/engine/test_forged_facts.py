@@ -23,6 +23,9 @@ FORGED = [
     *(b'{"usage": null}', b'{"vector": "abc"}', b'{"vector": [1, "x"]}', b'{"vector": [[1]]}', b'{"model": ["m"]}'),
     *(
         b'{"cost": "free"}',
+        b'{"cost": -1.0}',
+        b'{"cost": NaN}',
+        b'{"cost": 1e400}',
         b'{"attempts": 9999999999}',
         b'{"latency": {}}',
         b'{"finish_reason": false}',

@@ -6,7 +6,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
+from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.engine.asking import Asker
+from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.engine.progress import Progress, Tally
 from airflow_distil.exceptions import TooManyFailures
@@ -64,11 +66,11 @@ def test_reason_of_a_whole_answer_is_cut():
 
 def test_line_says_where_it_stands():
     """It is all that most people look at."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     progress.tally.add(0, "ok")
     progress.tally.add(1, "failed", "why")
     progress.replayed = 1
-    progress.input_tokens, progress.output_tokens = 30, 4
+    progress.budget.add({"usage": [30, 4]})
     snapshot = progress.snapshot()
     assert (snapshot["done"], snapshot["total"], snapshot["ok"], snapshot["failed"], snapshot["replayed"]) == (2, 10, 1, 1, 1)
     assert snapshot["eta_s"] is not None
@@ -76,9 +78,23 @@ def test_line_says_where_it_stands():
     assert "30 + 4 tokens" in progress.line()
 
 
+def test_line_says_what_is_left_of_a_budget():
+    """Whoever watches the log wants to know before it is spent, not after; and what other attempts paid is spent, too."""
+    budget = Budget(Model(), max_cost_usd=5.0, max_total_tokens=1000)
+    budget.belongs_to(frozenset([b"n" * 8]))
+    body = b'{"usage":[100,20],"cost":1.5}'
+    budget.count(Fact(b"k" * 16, b"n" * 8, 1, 1, b"a" * 16, b"w" * 16, 0, 0, 0, Kind.ANSWER, body))
+    budget.add({"usage": [30, 4], "cost": 0.0125})
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), budget)
+    assert progress.line().endswith("; 30 + 4 tokens, $0.013; budget: $1.51 of $5.00 and 154 of 1000 tokens")
+    snapshot = progress.snapshot()
+    assert (snapshot["cost_usd"], snapshot["max_cost_usd"], snapshot["max_total_tokens"]) == (0.0125, 5.0, 1000)
+    assert snapshot["paid"] == {"answers": 2, "input_tokens": 130, "output_tokens": 24, "cost_usd": 1.5125}
+
+
 def test_replayed_rows_do_not_promise_an_early_end():
     """A million rows from the log in a second say nothing about the speed of the model."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     progress.tally.add(0, "ok")
     progress.replayed = 1
     assert progress.snapshot()["eta_s"] is None

@@ -168,6 +168,14 @@ def test_wrong_values_of_task_fields_are_named_without_their_text():
         TextGenerationOperator(task_id="t", source=ROWS, max_failure_ratio=5)
 
 
+@pytest.mark.parametrize("limit", [0, -1.5, float("nan"), True, "5"])
+@pytest.mark.parametrize("name", ["max_cost_usd", "max_total_tokens"])
+def test_a_limit_that_is_none_is_refused(name, limit):
+    """A budget of 0 or of nan stopped nothing, or everything, in the middle of the night."""
+    with pytest.raises(TaskDefinitionError, match=f"{name} is .*; it must be"):
+        TextGenerationOperator(task_id="t", source=ROWS, **{name: limit})
+
+
 def test_an_upstream_value_for_a_field_that_is_not_templated_is_refused():
     """The reference would reach the model as its repr, or end the task at run time as None."""
     with DAG("late", start_date=START):

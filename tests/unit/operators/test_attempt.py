@@ -188,6 +188,7 @@ def test_the_summary_says_where_and_what_and_is_small(llm):
         "input_tokens",
         "output_tokens",
         "cost_usd",
+        "paid",
         "model",
         "columns",
         "numbers",
@@ -221,6 +222,60 @@ def test_prices_become_cost_and_numbers_are_summed_up(tmp_path, monkeypatch):
         )
     assert summary["cost_usd"] == 3 + 8 * 10
     assert summary["numbers"] == {"generation": {"min": 3, "max": 5, "mean": 4, "count": 2}}
+
+
+class Counters(dict):
+    """What was counted, by name."""
+
+    def incr(self, name, count, *, tags):
+        assert tags == {"dag_id": "dag", "task_id": "task"}
+        assert isinstance(count, int)
+        self[name] = self.get(name, 0) + count
+
+
+@pytest.fixture
+def counters(monkeypatch):
+    """Airflow's metrics."""
+    counters = Counters()
+    monkeypatch.setattr("airflow.sdk.observability.stats.Stats", counters)
+    return counters
+
+
+def test_a_budget_that_is_spent_is_final_and_says_how_to_go_on(tmp_path, monkeypatch, counters):
+    """Airflow's retries found it spent one after the other; and what one of them paid, the next counted again."""
+    monkeypatch.setenv("AIRFLOW__DISTIL__DATASET_ROOT", str(tmp_path))
+    source = [{"instruction": f"row {number}"} for number in range(20)]
+    with FakeLLM(answer="one") as llm, llm.as_connection(input_price=0, output_price=1_000_000):
+        for number, limit in enumerate((9, 9, 14.0), 1):
+            with pytest.raises(AirflowFailException, match=r"^BudgetExceeded: max_cost_usd=.* raise the limit and clear"):
+                attempt(text(source, max_cost_usd=limit), try_number=number)
+            assert len(llm.requests) == limit
+        summary = attempt(text(source), try_number=4)
+        assert attempt(text(source), try_number=5) == summary
+    assert (summary["cost_usd"], summary["paid"]["cost_usd"], summary["paid"]["answers"]) == (20.0, 20.0, 20)
+    # Over all attempts, each answer is counted once.
+    assert counters == {
+        "distil.answers": 20,
+        "distil.tokens.input": 40,
+        "distil.tokens.output": 20,
+        "distil.cost.microusd": 20_000_000,
+    }
+
+
+def test_what_is_paid_is_counted_while_it_runs(llm, counters, monkeypatch):
+    """Of an attempt that was killed after hours, nothing was in the metrics."""
+    from airflow_distil.engine.budget import Paid
+    from airflow_distil.operators.metrics import Metrics
+
+    metrics, paid = Metrics(context()["ti"]), Paid()
+    for number in range(1, 4):
+        paid.add(10, None, 0.0000014)
+        metrics.emit(paid)
+        assert counters == {
+            "distil.answers": number,
+            "distil.tokens.input": 10 * number,
+            "distil.cost.microusd": round(1.4 * number),
+        }
 
 
 def test_mapped_instances_write_below_their_index(llm, tmp_path):
