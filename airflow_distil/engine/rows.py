@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.diskmap import DiskMap
@@ -51,8 +50,7 @@ def dialogues(speech: Speech, row: Row, ordinal: int, twins: Twins) -> list[Dial
     return [Dialogue(speech, seen, ordinal, sample, twins.count) for sample in range(task.num_generations)]
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(NamedTuple):
     """One output row: its sample (None if it groups them all), status, error, outcomes behind it, and columns.
 
     :param asked: False if this pass knew it from facts.

@@ -47,9 +47,6 @@ EMBEDDINGS = "/embeddings"
 # Of one call: there is no context of a billion tokens.
 MOST_TOKENS = 2**30
 
-# Made once: `json.dumps` makes another for each call that names its separators. Bytes are what endpoints count.
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
 _log = logging.getLogger("httpx2")
 if _log.level == logging.NOTSET:
     # It writes an INFO line for each request that it drafts, as if it had been sent.
@@ -191,7 +188,7 @@ class OpenAILLM:
         target = self._targets.get((method, path, model)) or await self._draft(method, path, model)
         failure: LLMError
         try:
-            content = b"" if body is None else _JSON.encode(body).encode("utf-8", "surrogatepass")
+            content = b"" if body is None else _encoded(body)
             response = await self._connected().send(target, content, self.timeout)
         except TimeoutError:
             failure = Transient(f"{self._place}: no answer within {self.timeout:g} s.")
@@ -224,20 +221,20 @@ class OpenAILLM:
     def _read(
         self, reply: dict[str, Any], request: Request, n: int, latency: float, allowance: Allowance | None
     ) -> list[Answer]:
-        answers, problem = [], "an empty list"
+        said, problem = [], "an empty list"
         try:
-            answers = _answers(reply, request, n)
+            said = _said(reply, request, n)
         except (LookupError, TypeError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
-        if not answers:
+        if not said:
             raise Transient(f"{self._place}: status 200, but the reply holds no answer ({problem}).")
         model = str(reply.get("model") or request.model)
-        usages = _usages(reply.get("usage"), len(answers))
-        if all(answer.finish_reason == "content_filter" and not answer.text for answer in answers):
+        usages = _usages(reply.get("usage"), len(said))
+        if all(reason == "content_filter" and not text for text, reason in said):
             raise BadRow(f"{self._place}: the provider's content filter withheld the answer.", usages=usages)
         return [
-            replace(answer, model=model, usage=usage, latency=latency, allowance=allowance)
-            for answer, usage in zip(answers, usages, strict=True)
+            Answer(text, finish_reason=reason, model=model, usage=usage, latency=latency, allowance=allowance)
+            for (text, reason), usage in zip(said, usages, strict=True)
         ]
 
     def _connected(self) -> Wire:
@@ -305,6 +302,14 @@ class OpenAILLM:
         return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
+def _encoded(body: dict[str, Any]) -> bytes:
+    """Return JSON; half a surrogate pair as it is, for the endpoint to refuse."""
+    try:
+        return msgspec.json.encode(body)
+    except (UnicodeEncodeError, TypeError):
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+
+
 def _decoded(content: bytes) -> Any:
     """Return JSON; also what is not quite JSON, but which Python reads: NaN, half a surrogate pair."""
     try:
@@ -346,9 +351,10 @@ def _worded(request: Request, n: int) -> tuple[str, dict[str, Any]]:
     raise TaskDefinitionError("An OpenAI-compatible endpoint cannot rank: use airflow_distil.llms.PairRanker instead.")
 
 
-def _answers(reply: dict[str, Any], request: Request, n: int) -> list[Answer]:
+def _said(reply: dict[str, Any], request: Request, n: int) -> list[tuple[str | None, str | None]]:
+    """Return text and finish reason of each answer."""
     text = _message_text if isinstance(request, Chat) else _completion_text
-    return [Answer(text=text(choice), finish_reason=_word(choice.get("finish_reason"))) for choice in reply["choices"][:n]]
+    return [(text(choice), _word(choice.get("finish_reason"))) for choice in reply["choices"][:n]]
 
 
 def _vectors(reply: dict[str, Any], count: int) -> list[list[float]] | None:

@@ -42,7 +42,7 @@ class BadReply(ConnectionError):
     """What came back was not HTTP, or not all of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What came back. It may repeat the key, so it is not shown.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import replace
 
 import pytest
 
@@ -207,7 +206,7 @@ class TestLoad:
         write(second, "a", said="claim 2")
         second.flush()
         third = begin(3)
-        older = replace(third.fact(turn("a"), ordinal=0, sample=0, kind=Kind.ANSWER, body={"text": "claim 1"}), claim=1)
+        older = third.fact(turn("a"), ordinal=0, sample=0, kind=Kind.ANSWER, body={"text": "claim 1"})._replace(claim=1)
         third.add([older])
         third.flush()
         later = begin(4)

@@ -46,7 +46,7 @@ def forge(lab: Lab, **changes) -> None:
     facts = lab.facts()
     for name in lab.names("_distil/log/"):
         lab.store.delete(name)
-    changed = [Fact(**{**{name: getattr(fact, name) for name in Fact.__slots__}, **changes}) for fact in facts]
+    changed = [Fact(**{**{name: getattr(fact, name) for name in Fact._fields}, **changes}) for fact in facts]
     lab.store.put("_distil/log/000009-00000000000000aa/000001.arrow", encode_segment(changed))
 
 

@@ -6,7 +6,6 @@ import datetime as dt
 import hashlib
 import os
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,7 +248,7 @@ class TestLog:
         assert len(names(store, LOG)) == 1
 
     @pytest.mark.parametrize(
-        "lacking", [facts(4)[:3], [*facts(3), replace(facts(4)[3], body=b'{"text":"no"}')], facts(4, nonce=2)]
+        "lacking", [facts(4)[:3], [*facts(3), facts(4)[3]._replace(body=b'{"text":"no"}')], facts(4, nonce=2)]
     )
     def test_an_answer_that_the_compaction_lacks_is_kept(self, store, lacking):
         """It says that it covers them; a forged or buggy one must not cost an answer."""
@@ -275,7 +274,7 @@ class TestLog:
     def test_a_compaction_with_a_body_that_no_attempt_reads(self, store):
         """Its checksum was right, so its originals went; and attempts left all of it out."""
         ours = facts(4)
-        covered = log_of(store, compacted=[*ours, replace(ours[0], number=9, body=b"[]")], segments=[ours])
+        covered = log_of(store, compacted=[*ours, ours[0]._replace(number=9, body=b"[]")], segments=[ours])
         clean(store)
         assert set(covered) <= set(names(store))
 
@@ -304,7 +303,7 @@ class TestHost:
         workspace = Workspace(tmp_path, str(store), claim.folder)
         scratch = Scratch(workspace.path / FACTS)
         scratch.append(facts(2))
-        scratch.append([replace(facts(3)[2], kind=Kind.TRANSIENT)])
+        scratch.append([facts(3)[2]._replace(kind=Kind.TRANSIENT)])
         scratch.close()
         os.close(workspace._lock)
         return workspace.path
