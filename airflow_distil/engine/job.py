@@ -40,6 +40,7 @@ from airflow_distil.engine.write import OURS, WritePass, replaced_columns
 from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError, one_line
 from airflow_distil.llms.prices import price_of
 from airflow_distil.tasks.base import Task
+from airflow_distil.tasks.generate_embeddings import GenerateEmbeddings
 from airflow_distil.tasks.generator import GeneratorTask
 
 __all__ = ["Job"]
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 REPORT_EVERY = 10.0
 # What a person would read of them; the rows have the rest.
 REASONS_KEPT = 20
+# Texts share calls of up to 32, and a call of 8 may take twice as long as one of 4: by their times it would be found out that
+# small calls are best. Four full calls keep a server busy; the last of them is still answered in time by a slow one.
+TEXTS_IN_FLIGHT = 128
 # Airflow kills five seconds after it asked to stop; the flush needs what is left of them.
 LAST_SECONDS = 4.0
 
@@ -98,9 +102,10 @@ class Job:
     def __post_init__(self) -> None:
         self.task.check()
         check_columns(self.task, self.source.schema)
-        limiter = Limiter(
-            self.max_concurrency or self.llm.max_concurrency, self.llm.requests_per_minute, self.llm.tokens_per_minute
-        )
+        ceiling = self.max_concurrency or self.llm.max_concurrency
+        if ceiling is None and isinstance(self.task, GenerateEmbeddings):
+            ceiling = TEXTS_IN_FLIGHT
+        limiter = Limiter(ceiling, self.llm.requests_per_minute, self.llm.tokens_per_minute)
         asker = Asker(self.llm, limiter)
         self.progress = Progress(self._tally(), asker, Budget(self.llm, self.max_cost_usd, self.max_total_tokens))
 
