@@ -418,8 +418,11 @@ class AskPass:
     async def _upload_regularly(self) -> None:
         failures = 0
         while True:
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes in the turn in which `_full` is set. The
+            # last answer of a run may set it, and the run would never end.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), UPLOAD_EVERY)
+                async with asyncio.timeout(UPLOAD_EVERY):
+                    await self._full.wait()
             self._full.clear()
             if not self.facts.pending:
                 continue

@@ -338,6 +338,14 @@ class TestSuperseded:
 
 
 class TestUploads:
+    def test_a_segment_that_is_full_with_the_last_answer_does_not_hold_up_the_end(self, lab, monkeypatch):
+        """`wait_for` of Python 3.11 swallowed the cancellation of that moment: the run waited for its uploads for ever."""
+        monkeypatch.setattr(ask_module, "SEGMENT_BYTES", 1)
+        for rows in (1, 2, 3):
+            running = Background(lab.job(many(rows), Model(), ask=ask(rows)))
+            running.join()
+            assert running.manifest.ok == rows
+
     def test_store_that_hiccups_loses_nothing(self, lab, monkeypatch):
         """One 503 in a night must not fail the night."""
         monkeypatch.setattr(ask_module, "UPLOAD_EVERY", 0.02)
