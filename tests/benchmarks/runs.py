@@ -1,0 +1,275 @@
+"""Runs of one client against the endpoint, and what is seen of them from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from tests.benchmarks.endpoint import Endpoint, Settings
+
+CLIENTS = Path(__file__).parent / "clients"
+# What a row holds besides its number: with the answer, of 200 characters, and the metadata about half a kilobyte.
+TEXT = "Which animals live in the forests of the north, what do they eat, and how do they get through the winter? " * 2
+# The process tree is looked at so often: a steady part of a few seconds has enough of its points, and looking takes a
+# millisecond.
+LOOK_EVERY = 0.25
+# What is called steady: the controller has warmed up, and nobody waits for the last answers yet.
+STEADY = (0.1, 0.8)
+# A client that hangs is a finding, not a reason to wait all night.
+LONGEST = 3600.0
+
+
+@dataclass(frozen=True)
+class Client:
+    """Something that asks.
+
+    :param name: as the table calls it.
+    :param script: in `clients`.
+    :param package: whose version the table names.
+    :param python: the interpreter of its environment.
+    :param options: of its script.
+    :param alone: it does nothing else than ask, or all that it does counts. Of the others, which start processes and write
+        files of their own around it, only what lies between the first request and the last answer is counted.
+    """
+
+    name: str
+    script: str
+    package: str
+    python: str = sys.executable
+    options: tuple[tuple[str, Any], ...] = ()
+    alone: bool = True
+
+
+OURS = Client("airflow-distil", "ours.py", "airflow-distil")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what the client said, what the endpoint counted, what the process tree used."""
+
+    client: Client
+    rows: int
+    concurrency: int | None
+    figures: dict[str, Any]
+    report: dict[str, Any]
+    looks: list[tuple[float, float, int, int]]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that count; see `Client.alone`."""
+        if self.client.alone:
+            return float(self.figures["ended"] - self.figures["began"])
+        return float(self.report["last"] - self.report["first"])
+
+    @property
+    def rate(self) -> float:
+        """Rows per second."""
+        return self.rows / self.seconds
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU per row, of all its processes."""
+        if self.client.alone:
+            return float(self.figures["cpu"] / self.rows)
+        begin, end = self._steady_points
+        used = [cpu for _, cpu, *_ in self._looks_between(begin[0], end[0])]
+        times = [when for when, *_ in self._looks_between(begin[0], end[0])]
+        if len(used) < 2:
+            return float("nan")
+        return (used[-1] - used[0]) / (times[-1] - times[0]) / self.steady_rate
+
+    @property
+    def steady_rate(self) -> float:
+        """Rows per second in the steady part."""
+        begin, end = self._steady_points
+        return (end[1] - begin[1]) / (end[0] - begin[0])
+
+    @property
+    def steady_latency(self) -> float:
+        """Mean latency of what the endpoint answered or refused in the steady part, seconds."""
+        begin, end = self._steady_points
+        return (end[3] - begin[3]) / (end[1] + end[2] - begin[1] - begin[2])
+
+    @property
+    def steady_in_flight(self) -> float:
+        """Mean of the requests in flight in the steady part."""
+        begin, end = self._steady_points
+        return (end[4] - begin[4]) / (end[0] - begin[0])
+
+    @property
+    def steady_share(self) -> float:
+        """Requests per second in the steady part, of what Little's law gives."""
+        assert self.concurrency
+        begin, end = self._steady_points
+        requests = (end[1] + end[2] - begin[1] - begin[2]) / (end[0] - begin[0])
+        return requests / (self.concurrency / self.steady_latency)
+
+    @property
+    def whole_share(self) -> float:
+        """Requests per second over all that counts, of what Little's law gives."""
+        assert self.concurrency
+        requests = self.report["answered"] + self.report["refused"]
+        return requests / self.seconds / (self.concurrency / (self.report["latency"] / requests))
+
+    @property
+    def growth(self) -> int:
+        """Bytes by which the resident memory grew, at most, over what it was after the imports."""
+        ready = self.figures["ready"]
+        before = [each for each in self.looks if each[0] <= ready] or self.looks[:1]
+        return max(rss for _, _, rss, _ in self.looks) - before[-1][2]
+
+    def _looks_between(self, begin: float, end: float) -> list[tuple[float, float, int, int]]:
+        return [look for look in self.looks if begin <= look[0] <= end]
+
+    @cached_property
+    def _steady_points(self) -> tuple[Sequence[float], Sequence[float]]:
+        timeline = self.report["timeline"]
+        counts = [answered for _, answered, *_ in timeline]
+        begin, end = (bisect_left(counts, share * self.report["answered"]) for share in STEADY)
+        return timeline[begin], timeline[max(end, begin + 1)] if begin + 1 < len(timeline) else timeline[-1]
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Give a temporary folder."""
+    made = Path(tempfile.mkdtemp(prefix="distil-bench-"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def run(
+    client: Client,
+    endpoint: Endpoint,
+    settings: Settings,
+    *,
+    rows: int,
+    concurrency: int | None,
+    text: str = TEXT,
+    **options: Any,
+) -> Run:
+    """Run a client in a fresh process.
+
+    :raises RuntimeError: if it fails, with what it wrote.
+    """
+    with folder() as own:
+        told = {"rows": rows, "concurrency": concurrency, "text": text, "base_url": endpoint.base_url, "folder": str(own)}
+        told |= dict(client.options)
+        if client == OURS:
+            told |= {"source": str(source(own, rows, text)), "destination": str(own / "out"), "scratch": str(own / "scratch")}
+        endpoint.set(settings)
+        return watched(client, {**told, **options}, own, endpoint)
+
+
+def source(into: Path, rows: int, text: str = TEXT) -> Path:
+    """Write rows as Parquet and return the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = into / f"source-{rows}.parquet"
+    schema = pa.schema([("instruction", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, 10_000):
+            numbers = range(start, min(rows, start + 10_000))
+            writer.write_table(pa.table({"instruction": [f"Question {number}: {text}" for number in numbers]}, schema))
+    return path
+
+
+def watched(client: Client, told: dict[str, Any], own: Path, endpoint: Endpoint) -> Run:
+    """Run a client in a fresh process and look at it from outside."""
+    looks: list[tuple[float, float, int, int]] = []
+    with (own / "output").open("w+b") as output:
+        process = subprocess.Popen(
+            [client.python, str(CLIENTS / client.script), json.dumps(told)],
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            cwd=own,
+            env=environment(own),
+        )
+        watching = threading.Thread(target=_watch, args=(process.pid, looks), daemon=True)
+        watching.start()
+        try:
+            code = process.wait(LONGEST)
+        finally:
+            process.kill()
+            process.wait()
+        watching.join()
+        output.seek(0)
+        written = output.read().decode(errors="replace")
+    said = [json.loads(line) for line in written.splitlines() if line.startswith(('{"ready"', '{"began"'))]
+    if code or len(said) != 2:
+        raise RuntimeError(f"{client.name} failed ({code}):\n{written[-3000:]}")
+    figures = {**said[0], **said[1]}
+    if figures.get("ok", told["rows"]) < told["rows"]:
+        raise RuntimeError(f"{client.name} has {figures['ok']} answers to {told['rows']} rows:\n{written[-3000:]}")
+    return Run(client, told["rows"], told.get("concurrency"), figures, endpoint.report(), looks)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return what clients run in: no network, no telemetry, no cache of an earlier run, no compiled file missing."""
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "TMPDIR", "SSL_CERT_FILE"}}
+    return {
+        **kept,
+        "HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+        "OPENAI_API_KEY": "none",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TELEMETRY_ENABLED": "false",
+        "NEMO_TELEMETRY_ENABLED": "false",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "true",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def machine() -> str:
+    """Return what it was measured on, in a few words."""
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    return f"{os.cpu_count()} cores of {model}, {platform.system()}, Python {platform.python_version()}"
+
+
+def middle(values: Sequence[float]) -> float:
+    """Return the median."""
+    return float(median(values))
+
+
+def _watch(pid: int, looks: list[tuple[float, float, int, int]]) -> None:
+    """Note CPU and resident memory of a process and its children, until it ends."""
+    try:
+        root = psutil.Process(pid)
+        while root.status() != psutil.STATUS_ZOMBIE:
+            cpu, rss, shared = 0.0, 0, 0
+            for process in [root, *root.children(recursive=True)]:
+                try:
+                    times, memory = process.cpu_times(), process.memory_info()
+                except psutil.NoSuchProcess:
+                    continue
+                cpu += times.user + times.system
+                rss += memory.rss
+                shared += memory.shared
+            looks.append((time.monotonic(), cpu, rss, shared))
+            time.sleep(LOOK_EVERY)
+    except psutil.NoSuchProcess:
+        pass
