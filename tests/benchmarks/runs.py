@@ -65,6 +65,7 @@ class Run:
     """One run: what the client said, what the endpoint counted, what the process tree used."""
 
     client: Client
+    settings: Settings
     rows: int
     concurrency: int | None
     figures: dict[str, Any]
@@ -89,11 +90,11 @@ class Run:
         if self.client.alone:
             return float(self.figures["cpu"] / self.rows)
         begin, end = self._steady_points
-        used = [cpu for _, cpu, *_ in self._looks_between(begin[0], end[0])]
-        times = [when for when, *_ in self._looks_between(begin[0], end[0])]
-        if len(used) < 2:
+        looks = [(when, cpu) for when, cpu, *_ in self.looks if begin[0] <= when <= end[0]]
+        if len(looks) < 2:
             return float("nan")
-        return (used[-1] - used[0]) / (times[-1] - times[0]) / self.steady_rate
+        (began, before), (ended, after) = looks[0], looks[-1]
+        return (after - before) / (ended - began) / self.steady_rate
 
     @property
     def steady_rate(self) -> float:
@@ -102,31 +103,31 @@ class Run:
         return (end[1] - begin[1]) / (end[0] - begin[0])
 
     @property
-    def steady_latency(self) -> float:
-        """Mean latency of what the endpoint answered or refused in the steady part, seconds."""
+    def latency(self) -> float:
+        """Mean latency at the endpoint of the requests that began in the steady part, seconds."""
         begin, end = self._steady_points
-        return (end[3] - begin[3]) / (end[1] + end[2] - begin[1] - begin[2])
-
-    @property
-    def steady_in_flight(self) -> float:
-        """Mean of the requests in flight in the steady part."""
-        begin, end = self._steady_points
-        return (end[4] - begin[4]) / (end[0] - begin[0])
+        return (end[4] - begin[4]) / (end[3] - begin[3])
 
     @property
     def steady_share(self) -> float:
-        """Requests per second in the steady part, of what Little's law gives."""
+        """Requests per second in the steady part, as a share of what Little's law gives: concurrency ÷ mean latency."""
         assert self.concurrency
         begin, end = self._steady_points
         requests = (end[1] + end[2] - begin[1] - begin[2]) / (end[0] - begin[0])
-        return requests / (self.concurrency / self.steady_latency)
+        return requests * self.latency / self.concurrency
+
+    @property
+    def steady_in_flight(self) -> float:
+        """Mean of the requests in flight in the steady part, as a share of the concurrency."""
+        assert self.concurrency
+        begin, end = self._steady_points
+        return (end[5] - begin[5]) / (end[0] - begin[0]) / self.concurrency
 
     @property
     def whole_share(self) -> float:
-        """Requests per second over all that counts, of what Little's law gives."""
+        """Mean of the requests in flight over all that counts, as a share of the concurrency."""
         assert self.concurrency
-        requests = self.report["answered"] + self.report["refused"]
-        return requests / self.seconds / (self.concurrency / (self.report["latency"] / requests))
+        return float(self.report["timeline"][-1][5]) / self.seconds / self.concurrency
 
     @property
     def growth(self) -> int:
@@ -135,15 +136,18 @@ class Run:
         before = [each for each in self.looks if each[0] <= ready] or self.looks[:1]
         return max(rss for _, _, rss, _ in self.looks) - before[-1][2]
 
-    def _looks_between(self, begin: float, end: float) -> list[tuple[float, float, int, int]]:
-        return [look for look in self.looks if begin <= look[0] <= end]
-
     @cached_property
     def _steady_points(self) -> tuple[Sequence[float], Sequence[float]]:
         timeline = self.report["timeline"]
         counts = [answered for _, answered, *_ in timeline]
         begin, end = (bisect_left(counts, share * self.report["answered"]) for share in STEADY)
-        return timeline[begin], timeline[max(end, begin + 1)] if begin + 1 < len(timeline) else timeline[-1]
+        if self.settings.stragglers:
+            # Until the first of them have come back, the others have more than their share of the places.
+            times = [when for when, *_ in timeline]
+            begin = max(begin, bisect_left(times, self.report["first"] + self.settings.straggler_seconds))
+        if end <= begin:
+            raise ValueError(f"{self.rows} rows are too few to have a steady part: give more.")
+        return timeline[begin], timeline[end]
 
 
 @contextmanager
@@ -175,8 +179,7 @@ def run(
         told |= dict(client.options)
         if client == OURS:
             told |= {"source": str(source(own, rows, text)), "destination": str(own / "out"), "scratch": str(own / "scratch")}
-        endpoint.set(settings)
-        return watched(client, {**told, **options}, own, endpoint)
+        return watched(client, settings, {**told, **options}, own, endpoint)
 
 
 def source(into: Path, rows: int, text: str = TEXT) -> Path:
@@ -193,8 +196,9 @@ def source(into: Path, rows: int, text: str = TEXT) -> Path:
     return path
 
 
-def watched(client: Client, told: dict[str, Any], own: Path, endpoint: Endpoint) -> Run:
-    """Run a client in a fresh process and look at it from outside."""
+def watched(client: Client, settings: Settings, told: dict[str, Any], own: Path, endpoint: Endpoint) -> Run:
+    """Run a client in a fresh process, and look at it from outside."""
+    endpoint.set(settings)
     looks: list[tuple[float, float, int, int]] = []
     with (own / "output").open("w+b") as output:
         process = subprocess.Popen(
@@ -221,7 +225,7 @@ def watched(client: Client, told: dict[str, Any], own: Path, endpoint: Endpoint)
     figures = {**said[0], **said[1]}
     if figures.get("ok", told["rows"]) < told["rows"]:
         raise RuntimeError(f"{client.name} has {figures['ok']} answers to {told['rows']} rows:\n{written[-3000:]}")
-    return Run(client, told["rows"], told.get("concurrency"), figures, endpoint.report(), looks)
+    return Run(client, settings, told["rows"], told.get("concurrency"), figures, endpoint.report(), looks)
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """How fast each client asks when the endpoint answers at once: `python -m tests.benchmarks.speed`.
 
-There the client's CPU is the limit. Ours is the whole of a `Job`, from its start to the published manifest: Parquet on local disk,
-prompts, calls, parsing, log, ordered Parquet on local disk. Bare aiohttp asks and does nothing else, in the same kind of event
-loop. Peers are measured from their first request to their last answer only. The rounds are interleaved, and a ratio is that of two
-runs of the same round: what else the machine does hits both. Medians.
+There the client's CPU is the limit. Ours is the whole of a `Job`, from its start to the published manifest: Parquet on local
+disk, prompts, calls, parsing, log, ordered Parquet on local disk. Bare aiohttp asks and does nothing else, in the same kind of
+event loop. Peers are measured from their first request to their last answer only. The rounds are interleaved, and a ratio is
+that of two runs of the same round: what else the machine does hits both. Medians.
 """
 
 from __future__ import annotations

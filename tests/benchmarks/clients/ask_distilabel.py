@@ -1,4 +1,4 @@
-"""distilabel: a pipeline of one task, whose batch is as large as the concurrency: it has no other way to say how many at once."""
+"""distilabel: a pipeline of one task, whose batch is as large as the concurrency: there is no other way to say how many."""
 
 from __future__ import annotations
 
