@@ -13,20 +13,22 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 
+from tests.benchmarks.clients.clock import prompts
 from tests.benchmarks.endpoint import Endpoint, Settings
 
 CLIENTS = Path(__file__).parent / "clients"
-# What a row holds besides its number: with the answer, of 200 characters, and the metadata about half a kilobyte.
-TEXT = "Which animals live in the forests of the north, what do they eat, and how do they get through the winter? " * 2
+# Of a prompt. With the answer, of as many, and its metadata, a row is half a kilobyte.
+CHARACTERS = 200
 # The process tree is looked at so often: a steady part of a few seconds has enough of its points, and looking takes a
 # millisecond.
 LOOK_EVERY = 0.25
@@ -70,7 +72,7 @@ class Run:
     concurrency: int | None
     figures: dict[str, Any]
     report: dict[str, Any]
-    looks: list[tuple[float, float, int, int]]
+    looks: list[tuple[float, float]]
 
     @property
     def seconds(self) -> float:
@@ -90,7 +92,7 @@ class Run:
         if self.client.alone:
             return float(self.figures["cpu"] / self.rows)
         begin, end = self._steady_points
-        looks = [(when, cpu) for when, cpu, *_ in self.looks if begin[0] <= when <= end[0]]
+        looks = [look for look in self.looks if begin[0] <= look[0] <= end[0]]
         if len(looks) < 2:
             return float("nan")
         (began, before), (ended, after) = looks[0], looks[-1]
@@ -129,13 +131,6 @@ class Run:
         assert self.concurrency
         return float(self.report["timeline"][-1][5]) / self.seconds / self.concurrency
 
-    @property
-    def growth(self) -> int:
-        """Bytes by which the resident memory grew, at most, over what it was after the imports."""
-        ready = self.figures["ready"]
-        before = [each for each in self.looks if each[0] <= ready] or self.looks[:1]
-        return max(rss for _, _, rss, _ in self.looks) - before[-1][2]
-
     @cached_property
     def _steady_points(self) -> tuple[Sequence[float], Sequence[float]]:
         timeline = self.report["timeline"]
@@ -167,7 +162,7 @@ def run(
     *,
     rows: int,
     concurrency: int | None,
-    text: str = TEXT,
+    characters: int = CHARACTERS,
     **options: Any,
 ) -> Run:
     """Run a client in a fresh process.
@@ -175,31 +170,42 @@ def run(
     :raises RuntimeError: if it fails, with what it wrote.
     """
     with folder() as own:
-        told = {"rows": rows, "concurrency": concurrency, "text": text, "base_url": endpoint.base_url, "folder": str(own)}
+        told = {
+            "rows": rows,
+            "concurrency": concurrency,
+            "characters": characters,
+            "base_url": endpoint.base_url,
+            "folder": str(own),
+        }
         told |= dict(client.options)
         if client == OURS:
-            told |= {"source": str(source(own, rows, text)), "destination": str(own / "out"), "scratch": str(own / "scratch")}
+            told |= places(own, rows, characters)
         return watched(client, settings, {**told, **options}, own, endpoint)
 
 
-def source(into: Path, rows: int, text: str = TEXT) -> Path:
+def places(own: Path, rows: int, characters: int = CHARACTERS) -> dict[str, str]:
+    """Return where a job of ours reads, writes and works."""
+    return {"source": str(source(own, rows, characters)), "destination": str(own / "out"), "scratch": str(own / "scratch")}
+
+
+def source(into: Path, rows: int, characters: int = CHARACTERS) -> Path:
     """Write rows as Parquet and return the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = into / f"source-{rows}.parquet"
     schema = pa.schema([("instruction", pa.string())])
+    texts = prompts(rows, characters)
     with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, rows, 10_000):
-            numbers = range(start, min(rows, start + 10_000))
-            writer.write_table(pa.table({"instruction": [f"Question {number}: {text}" for number in numbers]}, schema))
+        while group := list(islice(texts, 10_000)):
+            writer.write_table(pa.table({"instruction": group}, schema))
     return path
 
 
 def watched(client: Client, settings: Settings, told: dict[str, Any], own: Path, endpoint: Endpoint) -> Run:
     """Run a client in a fresh process, and look at it from outside."""
     endpoint.set(settings)
-    looks: list[tuple[float, float, int, int]] = []
+    looks: list[tuple[float, float]] = []
     with (own / "output").open("w+b") as output:
         process = subprocess.Popen(
             [client.python, str(CLIENTS / client.script), json.dumps(told)],
@@ -219,10 +225,10 @@ def watched(client: Client, settings: Settings, told: dict[str, Any], own: Path,
         watching.join()
         output.seek(0)
         written = output.read().decode(errors="replace")
-    said = [json.loads(line) for line in written.splitlines() if line.startswith(('{"ready"', '{"began"'))]
-    if code or len(said) != 2:
+    said = [json.loads(line) for line in written.splitlines() if line.startswith('{"began"')]
+    if code or not said:
         raise RuntimeError(f"{client.name} failed ({code}):\n{written[-3000:]}")
-    figures = {**said[0], **said[1]}
+    figures = said[-1]
     if figures.get("ok", told["rows"]) < told["rows"]:
         raise RuntimeError(f"{client.name} has {figures['ok']} answers to {told['rows']} rows:\n{written[-3000:]}")
     return Run(client, settings, told["rows"], told.get("concurrency"), figures, endpoint.report(), looks)
@@ -259,21 +265,15 @@ def middle(values: Sequence[float]) -> float:
     return float(median(values))
 
 
-def _watch(pid: int, looks: list[tuple[float, float, int, int]]) -> None:
-    """Note CPU and resident memory of a process and its children, until it ends."""
-    try:
+def _watch(pid: int, looks: list[tuple[float, float]]) -> None:
+    """Note the CPU of a process and its children, until it ends."""
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         while root.status() != psutil.STATUS_ZOMBIE:
-            cpu, rss, shared = 0.0, 0, 0
+            cpu = 0.0
             for process in [root, *root.children(recursive=True)]:
-                try:
-                    times, memory = process.cpu_times(), process.memory_info()
-                except psutil.NoSuchProcess:
-                    continue
-                cpu += times.user + times.system
-                rss += memory.rss
-                shared += memory.shared
-            looks.append((time.monotonic(), cpu, rss, shared))
+                with suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    cpu += times.user + times.system
+            looks.append((time.monotonic(), cpu))
             time.sleep(LOOK_EVERY)
-    except psutil.NoSuchProcess:
-        pass

@@ -11,7 +11,7 @@ from clock import measured, prompts, told
 
 def main() -> None:
     each = told()
-    texts = [{"instruction": text} for text in prompts(each)]
+    texts = [{"instruction": text} for text in prompts(each["rows"], each["characters"])]
     # It counts tokens with a vocabulary that it would download; litellm, which comes with it, has a copy.
     copy = Path(find_spec("litellm").origin).parent / "litellm_core_utils" / "tokenizers"
     os.environ["TIKTOKEN_CACHE_DIR"] = str(copy)

@@ -11,7 +11,7 @@ def main() -> None:
     import pandas as pd
     from data_designer.interface import DataDesigner
 
-    frame = pd.DataFrame({"instruction": prompts(each)})
+    frame = pd.DataFrame({"instruction": list(prompts(each["rows"], each["characters"]))})
     model = dd.ModelConfig(
         alias="fake",
         model="fake",

@@ -11,7 +11,7 @@ def main() -> None:
     from distilabel.pipeline import Pipeline
     from distilabel.steps.tasks import TextGeneration
 
-    rows = [{"instruction": text} for text in prompts(each)]
+    rows = [{"instruction": text} for text in prompts(each["rows"], each["characters"])]
 
     def run() -> dict:
         with Pipeline(name="benchmark") as pipeline:

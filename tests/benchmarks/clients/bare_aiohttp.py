@@ -37,5 +37,5 @@ def run(told: dict[str, Any], texts: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     each = told()
-    texts = prompts(each)
+    texts = list(prompts(each["rows"], each["characters"]))
     measured(lambda: run(each, texts), "aiohttp")

@@ -27,5 +27,5 @@ async def ask(told: dict[str, Any], texts: list[str]) -> int:
 
 if __name__ == "__main__":
     each = told()
-    texts = prompts(each)
+    texts = list(prompts(each["rows"], each["characters"]))
     measured(lambda: {"ok": asyncio.run(ask(each, texts))}, "openai")

@@ -1,0 +1,142 @@
+"""How memory and time grow with the rows, and how fast a finished log is told again: `python -m tests.benchmarks.memory`.
+
+Each line is one run in a fresh process, with 64 in flight and an endpoint that answers at once. A row is a kilobyte: half of it
+is the prompt, half the answer. *Memory* is what the resident memory grew by, at most, over what it was after the imports; the
+kernel counts it. *Again* is a clear after the column was renamed: a new edition, for which everything is read from the log and
+nothing is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.endpoint import Endpoint, Settings
+from tests.benchmarks.runs import OURS, Run, folder, machine, places, watched
+
+HALF = 500
+SETTINGS = Settings(characters=HALF)
+CONCURRENCY = 64
+# What is planned on paper.
+PLANNED = 10_000_000
+# Rows at which everything that is bounded has its full size.
+REFERENCE = 10_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """What was measured at one number of rows.
+
+    :param log: bytes of the log.
+    :param data: bytes of the Parquet parts.
+    """
+
+    first: Run
+    again: Run
+    log: int
+    data: int
+
+    @property
+    def rows(self) -> int:
+        return self.first.rows
+
+
+def measure(rows: list[int]) -> list[Size]:
+    """Run each number of rows, then again from its log."""
+    sizes = []
+    for count in rows:
+        with folder() as own, Endpoint() as endpoint:
+            told: dict[str, Any] = {"rows": count, "concurrency": CONCURRENCY, "base_url": endpoint.base_url}
+            told |= places(own, count, HALF)
+            first = watched(OURS, SETTINGS, told, own, endpoint)
+            log, data = (_bytes(own / "out" / part) for part in ("_distil/log", "data"))
+            renamed = {"clears": 1, "output_mappings": {"generation": "answer"}}
+            again = watched(OURS, SETTINGS, {**told, **renamed}, own, endpoint)
+            if again.figures["calls"]:
+                raise RuntimeError(f"{again.figures['calls']} calls where the log has every answer")
+            sizes.append(Size(first, again, log, data))
+            print(f"{count:,} rows: {first.seconds:.1f} s, then {again.seconds:.1f} s", file=sys.stderr, flush=True)
+    return sizes
+
+
+def table(sizes: list[Size]) -> str:
+    """Return the table in Markdown."""
+    lines = ["| rows | time | rows/s | memory | again | rows/s | memory |", "|--:|--:|--:|--:|--:|--:|--:|"]
+    for each in sizes:
+        cells = [f"{run.seconds:,.1f} s | {run.rate:,.0f} | {_mb(run.figures['growth'])}" for run in (each.first, each.again)]
+        lines.append(f"| {each.rows:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def fit(sizes: list[Size]) -> str:
+    """Return the growth in sentences, and the plan that follows from it."""
+    rows, last = [each.rows for each in sizes], sizes[-1]
+    time = exponent(rows, [each.first.seconds for each in sizes])
+    replay = exponent(rows, [each.again.seconds for each in sizes])
+    growth = [each.first.figures["growth"] for each in sizes]
+    memory = exponent(rows, growth)
+    times = PLANNED / last.rows
+    slopes = f"the time is as rows^{time:.2f}, again as rows^{replay:.2f}, and memory as rows^{memory:.2f}"
+    told = [f"- From {rows[0]:,} to {rows[-1]:,} rows {slopes}: slopes of lines through the logarithms."]
+    told += [
+        f"- Memory at {each.rows:,} rows: {_mb(growth[-1])} at {rows[-1]:,} are {growth[-1] / size:.2f} × as much."
+        for each, size in zip(sizes, growth, strict=True)
+        if each.rows == REFERENCE < rows[-1]
+    ]
+    planned = [times * run.seconds for run in (last.first, last.again)]
+    needed = growth[-1] * times ** max(0.0, memory)
+    told.append(
+        f"- {PLANNED:,} rows, from the last line: {_hours(planned[0])}, and {_hours(planned[1])} to tell them again; "
+        f"{_gb(times * last.log)} of log, {_gb(times * last.data)} of Parquet; memory {_mb(needed)} if it goes on as the fit."
+    )
+    return "\n".join(told)
+
+
+def exponent(rows: list[int], values: list[float]) -> float:
+    """Return the slope of the line through the logarithms, by least squares."""
+    xs, ys = [math.log(each) for each in rows], [math.log(each) for each in values]
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((each - x) ** 2 for each in xs)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread if spread else float("nan")
+
+
+def _bytes(where: Path) -> int:
+    return sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds / 60:.0f} min"
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.memory", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="of the last line; each one before has a tenth, down to 1,000"
+    )
+    last = parser.parse_args().rows
+    rows = [last // 10**power for power in range(round(math.log10(max(last, 1000) / 1000)), -1, -1)]
+    sizes = measure(rows)
+    print(f"{machine()}.\n\n{table(sizes)}\n\n{fit(sizes)}")
+    print(
+        "\nTargets: at most 120 MB at 1,000,000 rows, and at most 1.15 × that at 10,000; again at 20,000 rows/s or more; both "
+        "linear."
+    )
+
+
+if __name__ == "__main__":
+    main()
