@@ -45,6 +45,11 @@ class Size:
         return self.first.rows
 
 
+def steps(last: int) -> list[int]:
+    """Return the numbers of rows to measure: the last, and each time a tenth, down to 1,000."""
+    return [last // 10**power for power in range(round(math.log10(max(last, 1000) / 1000)), -1, -1)]
+
+
 def measure(rows: list[int]) -> list[Size]:
     """Run each number of rows, then again from its log."""
     sizes = []
@@ -129,8 +134,7 @@ def main() -> None:
         "--rows", type=int, default=1_000_000, help="of the last line; each one before has a tenth, down to 1,000"
     )
     last = parser.parse_args().rows
-    rows = [last // 10**power for power in range(round(math.log10(max(last, 1000) / 1000)), -1, -1)]
-    sizes = measure(rows)
+    sizes = measure(steps(last))
     print(f"{machine()}.\n\n{table(sizes)}\n\n{fit(sizes)}")
     print(
         "\nTargets: at most 120 MB at 1,000,000 rows, and at most 1.15 × that at 10,000; again at 20,000 rows/s or more; both "

@@ -58,7 +58,7 @@ def table(taken: Taken) -> str:
         cells = [_cell(taken.get((name, limit))) for limit in limits]
         runs = taken[name, compared]
         version = runs[0].figures["versions"][runs[0].client.package]
-        times = "" if name in {OURS.name, BARE.name} else f"{_ratio(taken, OURS.name, name, compared):.1f} × as fast"
+        times = "" if name in {OURS.name, BARE.name} else f"{ratio(taken, OURS.name, name, compared):.1f} × as fast"
         lines.append(f"| {name} ({version}) | {' | '.join(cells)} | {_cpu(runs):,.0f} µs | {times} |")
         if name == OURS.name:
             lines += _parts(taken, limits)
@@ -71,7 +71,7 @@ def _parts(taken: Taken, limits: list[int]) -> list[str]:
     for phase in ("asking", "writing"):
         rates = [middle([each.rows / each.figures["phases"][phase] for each in taken[OURS.name, limit]]) for limit in limits]
         lines.append(f"| – {phase} alone | {' | '.join(f'{rate:,.0f}' for rate in rates)} | | |")
-    shares = [f"{_ratio(taken, OURS.name, BARE.name, limit):.0%}" for limit in limits]
+    shares = [f"{ratio(taken, OURS.name, BARE.name, limit):.0%}" for limit in limits]
     return [*lines, f"| – share of bare aiohttp | {' | '.join(shares)} | | |"]
 
 
@@ -83,7 +83,7 @@ def _cpu(runs: list[Run]) -> float:
     return middle([1e6 * each.cpu for each in runs])
 
 
-def _ratio(taken: Taken, one: str, other: str, limit: int) -> float:
+def ratio(taken: Taken, one: str, other: str, limit: int) -> float:
     """Return how many times faster one was than the other, in the same round."""
     return middle([a.rate / b.rate for a, b in zip(taken[one, limit], taken[other, limit], strict=True)])
 
