@@ -47,7 +47,7 @@ class Size:
 
 def steps(last: int) -> list[int]:
     """Return the numbers of rows to measure: the last, and each time a tenth, down to 1,000."""
-    return [last // 10**power for power in range(round(math.log10(max(last, 1000) / 1000)), -1, -1)]
+    return [last // 10**power for power in range(int(math.log10(max(last, 1000) / 1000)), -1, -1)]
 
 
 def measure(rows: list[int]) -> list[Size]:
@@ -70,9 +70,13 @@ def measure(rows: list[int]) -> list[Size]:
 
 def table(sizes: list[Size]) -> str:
     """Return the table in Markdown."""
-    lines = ["| rows | time | rows/s | memory | again | rows/s | memory |", "|--:|--:|--:|--:|--:|--:|--:|"]
+    heads = ["rows", "time", "rows/s", "CPU a row", "memory", "again", "rows/s", "CPU a row", "memory"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'--:|' * len(heads)}"]
     for each in sizes:
-        cells = [f"{run.seconds:,.1f} s | {run.rate:,.0f} | {_mb(run.figures['growth'])}" for run in (each.first, each.again)]
+        cells = [
+            f"{run.seconds:,.1f} s | {run.rate:,.0f} | {1e6 * run.cpu:,.0f} µs | {_mb(run.figures['growth'])}"
+            for run in (each.first, each.again)
+        ]
         lines.append(f"| {each.rows:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -80,23 +84,31 @@ def table(sizes: list[Size]) -> str:
 def fit(sizes: list[Size]) -> str:
     """Return the growth in sentences, and the plan that follows from it."""
     rows, last = [each.rows for each in sizes], sizes[-1]
-    time = exponent(rows, [each.first.seconds for each in sizes])
-    replay = exponent(rows, [each.again.seconds for each in sizes])
     growth = [each.first.figures["growth"] for each in sizes]
-    memory = exponent(rows, growth)
-    times = PLANNED / last.rows
-    slopes = f"the time is as rows^{time:.2f}, again as rows^{replay:.2f}, and memory as rows^{memory:.2f}"
-    told = [f"- From {rows[0]:,} to {rows[-1]:,} rows {slopes}: slopes of lines through the logarithms."]
+    values = {
+        "time": [each.first.seconds for each in sizes],
+        "CPU": [each.first.figures["cpu"] for each in sizes],
+        "time again": [each.again.seconds for each in sizes],
+        "CPU again": [each.again.figures["cpu"] for each in sizes],
+        "memory": growth,
+    }
+    slopes = {name: exponent(rows, column) for name, column in values.items()}
+    told = [
+        f"- From {rows[0]:,} to {rows[-1]:,} rows, by lines through the logarithms: "
+        + ", ".join(f"{name} is as rows^{slope:.2f}" for name, slope in slopes.items())
+        + "."
+    ]
     told += [
-        f"- Memory at {each.rows:,} rows: {_mb(growth[-1])} at {rows[-1]:,} are {growth[-1] / size:.2f} × as much."
+        f"- Memory at {rows[-1]:,} rows is {growth[-1] / size:.2f} × that at {each.rows:,}."
         for each, size in zip(sizes, growth, strict=True)
         if each.rows == REFERENCE < rows[-1]
     ]
-    planned = [times * run.seconds for run in (last.first, last.again)]
-    needed = growth[-1] * times ** max(0.0, memory)
+    times = PLANNED / last.rows
+    planned = [_hours(times * run.seconds) for run in (last.first, last.again)]
+    needed = growth[-1] * times ** max(0.0, slopes["memory"])
     told.append(
-        f"- {PLANNED:,} rows, from the last line: {_hours(planned[0])}, and {_hours(planned[1])} to tell them again; "
-        f"{_gb(times * last.log)} of log, {_gb(times * last.data)} of Parquet; memory {_mb(needed)} if it goes on as the fit."
+        f"- {PLANNED:,} rows, from the last line: {planned[0]}, and {planned[1]} again; {_gb(times * last.log)} of log, "
+        f"{_gb(times * last.data)} of Parquet; memory {_mb(needed)} if it goes on as the fit."
     )
     return "\n".join(told)
 

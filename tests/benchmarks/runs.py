@@ -87,6 +87,11 @@ class Run:
         return self.rows / self.seconds
 
     @property
+    def endpoint_busy(self) -> float:
+        """Share of its core that the endpoint used while it was asked."""
+        return float(self.report["cpu"] / (self.report["last"] - self.report["first"]))
+
+    @property
     def cpu(self) -> float:
         """Seconds of CPU per row, of all its processes."""
         if self.client.alone:

@@ -100,7 +100,9 @@ def main() -> None:
     chosen = parser.parse_args()
     taken = measure(chosen.rows, chosen.peer_rows, chosen.repetitions, peers=not chosen.without_peers)
     print(f"{machine()}; {chosen.rows:,} rows (peers {chosen.peer_rows:,}), medians of {chosen.repetitions}.\n\n{table(taken)}")
-    print("\nTargets: 10 × curator, and 70 % of bare aiohttp at each concurrency.")
+    busiest = max(each.endpoint_busy for runs in taken.values() for each in runs)
+    print(f"\nThe endpoint used at most {busiest:.0%} of a core.")
+    print("Targets: 10 × curator, and 70 % of bare aiohttp at each concurrency.")
 
 
 if __name__ == "__main__":
