@@ -33,7 +33,8 @@ class Results:
 
 def summary(results: Results) -> str:
     """Return what the README tells of them."""
-    return f"{_compared(results.fast, results.plain)}\n\n{_told(results)}\n\nMeasured on {machine()}."
+    runs = [*(each for column in results.fast.values() for each in column), *results.plain, *results.rough]
+    return f"{_compared(results.fast, results.plain)}\n\n{_told(results)}\n\nMeasured on {machine(runs)}."
 
 
 def write(text: str) -> None:
@@ -113,7 +114,6 @@ def main() -> None:
     def shown(title: str, text: str) -> None:
         print(f"\n## {title}\n\n{text}", flush=True)
 
-    print(f"{machine()}.")
     fast = speed.measure(chosen.rows, chosen.rows // 7, chosen.repetitions, peers=not chosen.without_peers)
     shown("Answered at once", speed.table(fast))
     peers = [] if chosen.without_peers else installed()

@@ -67,13 +67,13 @@ def main() -> None:
     chosen = parser.parse_args()
     ours = [(OURS, limit) for limit in chosen.concurrency]
     peers = [] if chosen.without_peers else [(peer, limit) for peer in installed() for limit in PEER_CONCURRENCY]
-    print(f"{machine()}.")
     if chosen.only != "rough":
         runs = measure(PLAIN, chosen.turns or TURNS[PLAIN], ours + peers)
-        print(f"\n0.2 s + uniform 0–0.8 s. Target: 97 % steady.\n\n{table(runs)}")
+        print(f"0.2 s + uniform 0–0.8 s. Target: 97 % steady. {machine(runs)}.\n\n{table(runs)}\n")
     if chosen.only != "plain":
         runs = measure(ROUGH, chosen.turns or TURNS[ROUGH], ours)
-        print(f"\nThe same with 1 % stragglers of 20 s and 1 % errors. Target: 95 % steady.\n\n{table(runs)}")
+        stated = "1 % stragglers of 20 s and 1 % errors among them. Target: 95 % steady."
+        print(f"{stated} {machine(runs)}.\n\n{table(runs)}")
 
 
 if __name__ == "__main__":

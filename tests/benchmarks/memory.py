@@ -147,7 +147,7 @@ def main() -> None:
     )
     last = parser.parse_args().rows
     sizes = measure(steps(last))
-    print(f"{machine()}.\n\n{table(sizes)}\n\n{fit(sizes)}")
+    print(f"{machine([each.first for each in sizes])}.\n\n{table(sizes)}\n\n{fit(sizes)}")
     print(
         "\nTargets: at most 120 MB at 1,000,000 rows, and at most 1.15 × that at 10,000; again at 20,000 rows/s or more; both "
         "linear."

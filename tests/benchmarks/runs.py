@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,6 +73,8 @@ class Run:
     figures: dict[str, Any]
     report: dict[str, Any]
     looks: list[tuple[float, float]]
+    others: float
+    """Share of the machine that other processes used meanwhile."""
 
     @property
     def seconds(self) -> float:
@@ -210,6 +212,7 @@ def source(into: Path, rows: int, characters: int = CHARACTERS) -> Path:
 def watched(client: Client, settings: Settings, told: dict[str, Any], own: Path, endpoint: Endpoint) -> Run:
     """Run a client in a fresh process, and look at it from outside."""
     endpoint.set(settings)
+    began, busy = time.monotonic(), _busy()
     looks: list[tuple[float, float]] = []
     with (own / "output").open("w+b") as output:
         process = subprocess.Popen(
@@ -236,7 +239,10 @@ def watched(client: Client, settings: Settings, told: dict[str, Any], own: Path,
     figures = said[-1]
     if figures.get("ok", told["rows"]) < told["rows"]:
         raise RuntimeError(f"{client.name} has {figures['ok']} answers to {told['rows']} rows:\n{written[-3000:]}")
-    return Run(client, settings, told["rows"], told.get("concurrency"), figures, endpoint.report(), looks)
+    report = endpoint.report()
+    own_share = looks[-1][1] + report["cpu"]
+    others = (_busy() - busy - own_share) / (time.monotonic() - began) / (os.cpu_count() or 1)
+    return Run(client, settings, told["rows"], told.get("concurrency"), figures, report, looks, max(0.0, others))
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -256,18 +262,26 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def machine() -> str:
-    """Return what it was measured on, in a few words."""
+def machine(runs: Iterable[Run]) -> str:
+    """Return what they were measured on, in a few words, and how much of it others used."""
     model = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
-    return f"{os.cpu_count()} cores of {model}, {platform.system()}, Python {platform.python_version()}"
+    others = median(run.others for run in runs)
+    where = f"{os.cpu_count()} cores of {model}, {platform.system()}, Python {platform.python_version()}"
+    return f"{where}; other processes used {others:.0%} of them"
 
 
 def middle(values: Sequence[float]) -> float:
     """Return the median."""
     return float(median(values))
+
+
+def _busy() -> float:
+    """Return the seconds of CPU that the machine has used."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
 
 def _watch(pid: int, looks: list[tuple[float, float]]) -> None:
