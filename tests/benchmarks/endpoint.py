@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Self
 from urllib.request import Request, urlopen
 
@@ -236,7 +237,10 @@ class Endpoint:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.endpoint", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.benchmarks.endpoint", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).resolve().parents[2],
         )
         assert self._process.stdout is not None
         self.root = f"http://127.0.0.1:{int(self._process.stdout.readline())}"

@@ -228,8 +228,7 @@ def watched(client: Client, settings: Settings, told: dict[str, Any], own: Path,
         try:
             code = process.wait(LONGEST)
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
         watching.join()
         output.seek(0)
         written = output.read().decode(errors="replace")
@@ -276,6 +275,16 @@ def machine(runs: Iterable[Run]) -> str:
 def middle(values: Sequence[float]) -> float:
     """Return the median."""
     return float(median(values))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a client that is still there, with what it started."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+        process.wait()
 
 
 def _busy() -> float:
