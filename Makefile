@@ -4,6 +4,7 @@
 #   make test    every test
 #   make check   lint, format, types, import rules        make fix   repair what can be repaired
 #   make plug    every fault that we know, 240 times, and the table of them in the README; about half an hour
+#   make bench   how fast it is beside others, and the table of it in the README; half an hour on a machine that does nothing else
 #   make tasks   every task over 1,000 rows with the fake model and 20 with a real one: a table of what became of them
 # Finer: install, unit, contracts, system, chaos, oldest, clean. PYTHON=python3.12 chooses another interpreter for new environments.
 
@@ -22,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo tasks plug test check fix install unit contracts system chaos oldest clean
+.PHONY: demo tasks plug bench test check fix install unit contracts system chaos oldest clean
 
 # uv does not read pip's configuration: an index that is set up for pip is passed on.
 UV := index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(VENV)/python -m pip config get global.index-url 2>/dev/null)}}"; \
@@ -37,6 +38,10 @@ tasks: $(INSTALLED) $(LOCAL_MODELS)
 
 plug: $(INSTALLED) $(MOTO)
 	$(VENV)/python -m tests.chaos --write
+
+# The peers install themselves into .venv-peers.
+bench: $(INSTALLED)
+	$(VENV)/python -m tests.benchmarks --write
 
 # The quick ones first. A suite without a test would be an error, so chaos is asked for once it has one.
 test: unit contracts $(if $(wildcard tests/chaos/test_*.py),chaos) system oldest
@@ -96,5 +101,5 @@ $(MOTO): $(INSTALLED) tests/contracts/stores/moto.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-moto .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-moto .venv-peers .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find airflow_distil tests dags -name __pycache__ -type d -prune -exec rm -rf {} +

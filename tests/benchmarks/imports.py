@@ -35,12 +35,12 @@ print(json.dumps([middle - start, time.perf_counter() - middle]))
 """
 
 
-def main() -> None:
-    """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.imports", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=7, help="fresh processes per row of the table")
-    repetitions = parser.parse_args().repetitions
-    taken: dict[tuple[str, str], list[tuple[float, float]]] = {case: [] for case in CASES}
+Taken = dict[tuple[str, str], list[tuple[float, float]]]
+
+
+def measure(repetitions: int) -> Taken:
+    """Return the seconds that the two statements of each case take, in so many fresh processes."""
+    taken: Taken = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory(prefix="airflow-distil-imports-") as home:
         # Interleaved: what else the machine does meanwhile hits all cases alike. The first round fills the caches.
         for repetition in range(repetitions + 1):
@@ -48,15 +48,29 @@ def main() -> None:
                 figures = measured(*case, home)
                 if repetition:
                     taken[case].append(figures)
-    print(
-        f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {repetitions} fresh processes each; ms as min / median.\n"
-    )
-    print("| a DAG file has | that takes | it adds | that takes | ratio |")
-    print("|---|--:|---|--:|--:|")
+    return taken
+
+
+def table(taken: Taken) -> str:
+    """Return the table in Markdown."""
+    lines = ["| a DAG file has | that takes | it adds | that takes | ratio |", "|---|--:|---|--:|--:|"]
     for (before, ours), figures in taken.items():
         base, added = ([1000 * seconds for seconds in column] for column in zip(*figures, strict=True))
         ratio = f"{median(added) / median(base):.1%}"
-        print(f"| `{before}` | {_shown(base, 0)} | `{ours}` | {_shown(added, 1)} | {ratio} |")
+        lines.append(f"| `{before}` | {_shown(base, 0)} | `{ours}` | {_shown(added, 1)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.imports", description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=7, help="fresh processes per row of the table")
+    repetitions = parser.parse_args().repetitions
+    taken = measure(repetitions)
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {repetitions} fresh processes each; ms as min / median.\n"
+    )
+    print(table(taken))
     print(f"\nTarget: at most {TARGET_MS} ms for `import airflow_distil.operators`.")
 
 
