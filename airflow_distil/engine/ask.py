@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -105,6 +106,7 @@ class AskPass:
     selection: Selection
     progress: Progress
     stop: Stop
+    _wanted: SimpleQueue[asyncio.Future[list[Row]] | None] = field(init=False, default_factory=SimpleQueue)
     _open: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     _failure: BaseException | None = field(init=False, default=None)
     _halted: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -130,6 +132,7 @@ class AskPass:
                 self._halt(error)
             await self._drain()
         finally:
+            self._wanted.put(None)
             self.stop.listen(None)
             for task in (*upkeep, *self._open):
                 task.cancel()
@@ -144,7 +147,10 @@ class AskPass:
     async def _feed(self) -> None:
         ordinal = 0
         replayed = 0
-        # One batch ahead, read in a thread: the store's latency is not the window's.
+        # One batch ahead, read in a thread: the store's latency is not the window's. In one thread, as the memory that each new
+        # one allocates stays with the process; and not in the loop's own, which are waited for at the end: a source that hangs
+        # would hold up a stop.
+        threading.Thread(target=self._read, name="airflow-distil-read", daemon=True).start()
         ahead = self._read_ahead()
         while rows := await self._unless_halted(ahead):
             ahead = self._read_ahead()
@@ -165,10 +171,13 @@ class AskPass:
                 task.add_done_callback(self._ended)
 
     def _read_ahead(self) -> asyncio.Future[list[Row]]:
-        loop = asyncio.get_running_loop()
-        reading: asyncio.Future[list[Row]] = loop.create_future()
+        reading: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+        self._wanted.put(reading)
+        return reading
 
-        def read() -> None:
+    def _read(self) -> None:
+        """Read a batch for each future that is put, until there is none."""
+        while reading := self._wanted.get():
             rows: list[Row] = []
             failure: Exception | None = None
             try:
@@ -177,19 +186,7 @@ class AskPass:
             except Exception as error:  # noqa: BLE001 - raised where the rows are waited for
                 failure = error
             with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                loop.call_soon_threadsafe(arrive, rows, failure)
-
-        def arrive(rows: list[Row], failure: Exception | None) -> None:
-            if reading.cancelled():
-                return
-            if failure is None:
-                reading.set_result(rows)
-            else:
-                reading.set_exception(failure)
-
-        # Not of the loop's own threads: those are waited for at the end, and a source that hangs would hold up a stop.
-        threading.Thread(target=read, name="airflow-distil-read", daemon=True).start()
-        return reading
+                reading.get_loop().call_soon_threadsafe(_arrive, reading, rows, failure)
 
     async def _unless_halted(self, reading: asyncio.Future[list[Row]]) -> list[Row]:
         halted = asyncio.create_task(self._halted.wait())
@@ -471,6 +468,15 @@ class AskPass:
             halted.cancel()
         if self._open:
             await asyncio.wait(self._open, timeout=GRACE)
+
+
+def _arrive(reading: asyncio.Future[list[Row]], rows: list[Row], failure: Exception | None) -> None:
+    if reading.cancelled():
+        return
+    if failure is None:
+        reading.set_result(rows)
+    else:
+        reading.set_exception(failure)
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -39,6 +40,17 @@ def seldom(chance: Random, share: float) -> Callable[[Any], bool]:
     return lambda messages: drawn.random() < share
 
 
+def for_seconds(seconds: float) -> Callable[[Any], bool]:
+    """Return a condition that holds from when it is first asked, and for so long."""
+    until: list[float] = []
+
+    def holds(_: Any) -> bool:
+        until[:] = until or [time.monotonic() + seconds]
+        return time.monotonic() < until[0]
+
+    return holds
+
+
 def row_of(messages: list[dict[str, Any]]) -> int:
     """Return which question a request asks."""
     found = re.search(r"question (\d+)", str(messages[-1]["content"]))
@@ -54,8 +66,8 @@ def storm_told(bench: Bench, chance: Random) -> str:
 
 @fault("429 storm, no headers", "file", "gs")
 def storm_untold(bench: Bench, chance: Random) -> str:
-    """Fifty requests are refused, and told nothing."""
-    return struck(bench, chance, Fault(status=429), 50)
+    """For five seconds every request is refused, and told nothing."""
+    return struck(bench, chance, Fault(status=429, when=for_seconds(5.0)), None)
 
 
 @fault("500 for 30 % of requests", "file", "s3")
