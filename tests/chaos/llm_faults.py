@@ -60,8 +60,8 @@ def row_of(messages: list[dict[str, Any]]) -> int:
 
 @fault("429 storm, Retry-After", "file", "gs")
 def storm_told(bench: Bench, chance: Random) -> str:
-    """Fifty requests are refused, and told to come back in a second."""
-    return struck(bench, chance, Fault(status=429, headers={"Retry-After": "1"}), 50)
+    """For five seconds every request is refused, and told to come back in a second."""
+    return struck(bench, chance, Fault(status=429, headers={"Retry-After": "1"}, when=for_seconds(5.0)), None)
 
 
 @fault("429 storm, no headers", "file", "gs")
