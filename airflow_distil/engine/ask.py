@@ -16,6 +16,7 @@ from itertools import groupby
 from queue import SimpleQueue
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from airflow_distil.conversation import LLM, Answer, Request, Row
@@ -23,7 +24,7 @@ from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
-from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, read_body
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, check_body, read_body
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
 from airflow_distil.engine.progress import Progress
 from airflow_distil.engine.rows import Fate, Twins, dialogues, fates, is_skipped, skipped
@@ -351,7 +352,7 @@ class AskPass:
             body = bodies[min(position, len(bodies) - 1)]
             if dialogue.ordinal < PROMPTS_KEPT and turn.step == 0:
                 body = {**body, "prompt": turn.prompt[:PROMPT_CHARACTERS]}
-            facts.append(self.facts.fact(turn, ordinal=dialogue.ordinal, sample=dialogue.sample, kind=kind, body=body))
+            facts.append(self._fact(dialogue, turn, kind, body))
         try:
             self.facts.add(facts)
             self._arrived.update((fact.key, fact) for fact in facts)
@@ -360,6 +361,16 @@ class AskPass:
             raise
         if self.facts.pending >= SEGMENT_BYTES:
             self._full.set()
+
+    def _fact(self, dialogue: Dialogue, turn: Turn, kind: Kind, body: dict[str, Any]) -> Fact:
+        fact = self.facts.fact(turn, ordinal=dialogue.ordinal, sample=dialogue.sample, kind=kind, body=body)
+        try:
+            # As whoever reads the log does: what it would leave out would be paid for again by each attempt.
+            check_body(fact)
+        except ValueError as error:
+            body = {"error": f"the answer holds what cannot be kept, such as a number that is not finite: {error}"}
+            return fact._replace(kind=Kind.BAD_ROW, body=msgspec.json.encode(body))
+        return fact
 
     def _check_logged(self, dialogue: Dialogue) -> None:
         if dialogue.first is None:
@@ -485,9 +496,14 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
     if len(together) == 1:  # most rows ask one thing at a time, and need no further tasks for it
         await together[0]
         return
-    for result in await asyncio.gather(*together, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
+    failures = [
+        result for result in await asyncio.gather(*together, return_exceptions=True) if isinstance(result, BaseException)
+    ]
+    if failures:
+        try:
+            raise failures[0]
+        finally:
+            del failures  # an error that its own frame holds waits for the collector
 
 
 def _failure(error: Exception, began: float) -> dict[str, Any]:

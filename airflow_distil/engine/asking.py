@@ -65,13 +65,13 @@ class Asker:
                             f"The endpoint has refused every request for {PATIENCE / 60:.0f} minutes: {error}", final=False
                         ) from error
                     raise
-                problem: Exception = error
+                problem = str(error)  # not the error itself: its traceback has this frame, and would be garbage for long
             except Transient as error:
                 self.limiter.failed(lease)
                 wait = self._wait(error, tried)
                 if tried >= TRIES:
                     raise
-                problem = error
+                problem = str(error)
             except BaseException:
                 self.limiter.released()
                 raise

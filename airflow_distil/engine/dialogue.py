@@ -116,10 +116,20 @@ class _Draws(Random):
 
     def __init__(self) -> None:
         self._due: Callable[[], int] | None = None
+        self.gauss_next = None
 
     def reseed(self, seed: Callable[[], int]) -> None:
         """Begin a step."""
         self._due = seed
+        self.gauss_next = None  # `gauss` makes two numbers at a time, and keeps one
+
+    def seed(self, a: Any = None, version: int = 2) -> None:
+        self._due = None
+        super().seed(a, version)
+
+    def setstate(self, state: tuple[Any, ...]) -> None:
+        self._due = None
+        super().setstate(state)
 
     def random(self) -> float:
         self._begin()
@@ -135,8 +145,7 @@ class _Draws(Random):
 
     def _begin(self) -> None:
         if self._due is not None:
-            due, self._due = self._due, None
-            super().seed(due())
+            self.seed(self._due())
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,7 +240,7 @@ class Facts:
         covers: list[str] = []
         size = number = 0
         for position, name in enumerate(names, 1):
-            read, _ = read_segment(self._store, name) or ([], [])
+            read, _ = read_segment(self._store, name, whole=True) or ([], [])
             if read:  # else it is gone, or damaged, or of a newer format: who can read it must still find it
                 facts += read
                 covers.append(name)
@@ -257,21 +257,32 @@ def is_compaction(name: str) -> bool:
     return "/compact-" in name
 
 
-def read_segment(store: Store, name: str) -> tuple[list[Fact], list[str]] | None:
-    """Return the facts of a segment and the names of those that it covers: none if it is damaged; None if it is not there."""
+def read_segment(store: Store, name: str, *, whole: bool = False) -> tuple[list[Fact], list[str]] | None:
+    """Return the facts of a segment and the names of those that it covers: none if it is damaged; None if it is not there.
+
+    :param whole: none also if a single fact is not as we write them: who repeats or deletes a segment must know all of it.
+    """
     try:
         data = store.get(name, 0, MOST_BYTES + 1)
     except FileNotFoundError:
         return None
     try:
         facts, covers = decode_segment(data)
-        for fact in facts:
-            check_body(fact)
     except ValueError as error:
         # Its rows are asked again; nothing can be read from half a segment.
         log.warning("%s is left out: %s", one_line(f"{store}/{name}"), one_line(str(error)))
         return [], []
-    return facts, covers
+    good = []
+    for fact in facts:
+        try:
+            check_body(fact)
+        except ValueError as error:
+            log.warning("A fact of %s is left out: %s", one_line(f"{store}/{name}"), one_line(str(error)))
+        else:
+            good.append(fact)
+    if len(good) < len(facts):
+        return [] if whole else good, []  # what repeats others must not stand for what it does not have
+    return good, covers
 
 
 def _who(ordinal: int, sample: int) -> bytes:

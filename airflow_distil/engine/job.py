@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import logging
 import threading
 import time
@@ -26,6 +25,7 @@ from airflow_distil.datasets.stores import Store
 from airflow_distil.engine.ask import AskPass
 from airflow_distil.engine.asking import Asker
 from airflow_distil.engine.budget import Budget
+from airflow_distil.engine.collector import collecting_seldom
 from airflow_distil.engine.columns import Columns
 from airflow_distil.engine.dialogue import Speech
 from airflow_distil.engine.facts import Facts
@@ -56,10 +56,6 @@ REASONS_KEPT = 20
 TEXTS_IN_FLIGHT = 128
 # Airflow kills five seconds after it asked to stop; the flush needs what is left of them.
 LAST_SECONDS = 4.0
-
-
-# Objects. Those of a row have no cycles and go by themselves; of what others make, so many are a few megabytes.
-COLLECT_EVERY = 50_000
 
 
 @dataclass(slots=True)
@@ -139,18 +135,13 @@ class Job:
         return result.result()
 
     def _fulfil(self, result: Future[Manifest]) -> None:
-        # A run makes and drops a hundred objects a row. Without this, Python's collector looks again and again whether any of
-        # the half a million that a process with Airflow has is garbage by now, which takes a fifth of the run's CPU.
-        gc.freeze()
-        usual = gc.get_threshold()
-        gc.set_threshold(COLLECT_EVERY, *usual[1:])
         try:
-            result.set_result(self._attempt())
+            with collecting_seldom():
+                manifest = self._attempt()
         except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
             result.set_exception(error)
-        finally:
-            gc.set_threshold(*usual)
-            gc.unfreeze()
+        else:
+            result.set_result(manifest)
 
     def _attempt(self) -> Manifest:
         commit = Commit(self.store, self.identity, self.ask, try_number=self.try_number)

@@ -32,6 +32,7 @@ ADVICE = {
     402: "pay the provider's bill",
     403: "the key is known but may not do this: check its rights, its project and its region",
     404: "check the model's name, and that the base URL ends with the API's version (often /v1)",
+    407: "check the user and password of the proxy that the environment names",
     405: "check the base URL; it should end with the API's version (often /v1)",
     429: "raise the quota or pay the provider's bill",
     501: "this server cannot do what the task asks; use another endpoint",

@@ -26,7 +26,7 @@ from airflow_distil.llms.allowance import allowance_in
 from airflow_distil.llms.failures import ADVICE, LONGEST, kind_of, masked, retry_after, secrets_in, words_of
 from airflow_distil.llms.gathering import Gathering, divided
 from airflow_distil.llms.parameters import RESERVED, check_generation_kwargs
-from airflow_distil.llms.wire import Reply, Target, Wire
+from airflow_distil.llms.wire import Reply, Target, TooLong, Unusable, Wire
 
 __all__ = ["OpenAILLM"]
 
@@ -192,6 +192,8 @@ class OpenAILLM:
             response = await self._connected().send(target, content, self.timeout)
         except TimeoutError:
             failure = Transient(f"{self._place}: no answer within {self.timeout:g} s.")
+        except TooLong as error:
+            failure = BadRow(f"{self._place}: {error}.")
         except OSError as error:
             failure = self._unreachable(error)
         else:
@@ -200,13 +202,17 @@ class OpenAILLM:
             # No names for parts of the reply: it may repeat the key, and frames of tracebacks are shown by some tools.
             failure = self._refused(response.status, _error_of(response.content), model, retry_after(response.headers))
             failure.allowance = None if path == EMBEDDINGS else allowance_in(response.raw.items())
-        # Outside of `except`, so that no traceback leads to what failed below, where the key is.
-        raise failure
+        try:
+            # Outside of `except`, so that no traceback leads to what failed below, where the key is.
+            raise failure
+        finally:
+            # A frame that holds its own error is garbage that waits for the collector, with the prompt and the reply in it.
+            del failure
 
     def _parsed(self, response: Reply, model: str | None) -> dict[str, Any]:
         try:
             reply = _decoded(response.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
             beginning = self._clean(words_of(response.content.decode("utf-8", "replace")))[:100] or "nothing"
@@ -256,10 +262,15 @@ class OpenAILLM:
             target = Target.of(method, str(drafted.request.url), drafted.request.headers.raw)
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             advice = "give the key (and for Azure endpoint and API version) in the connection"
+            if isinstance(error, ValueError):
+                advice = "check the base URL, the headers and the proxy that the environment names"
             failure = Fatal(f"{self!r} cannot be set up: {self._clean(str(error))} Next: {advice}.")
         else:
             return self._targets.setdefault((method, path, model), target)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure
 
     def _given(self) -> dict[str, Any]:
         """Return the client's arguments, keys and all; apart, so that no frame of a traceback holds them."""
@@ -286,6 +297,8 @@ class OpenAILLM:
         message = f"{self._place}: {type(error).__name__}: {self._clean(words_of(str(error)))}"
         if isinstance(error, ssl.SSLCertVerificationError):
             return Fatal(f"{message} Next: check the base URL and the certificates that this machine trusts.")
+        if isinstance(error, Unusable):
+            return Fatal(f"{message} Next: check the base URL, and the proxy and gateways on the way; then run again.")
         return Transient(message)
 
     @property
@@ -420,7 +433,7 @@ def _error_of(content: bytes) -> Any:
     """Return the error object of a reply's body, or the body itself if it has none."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return content.decode("utf-8", "replace")
     if isinstance(body, list) and body:
         body = body[0]

@@ -21,9 +21,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from aiohappyeyeballs import start_connection
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-__all__ = ["BadReply", "Reply", "Target", "Wire"]
+__all__ = ["BadReply", "Reply", "Target", "TooLong", "Unusable", "Wire"]
 
 # uvicorn (vLLM, llama-cpp-python, TGI's proxies) closes idle connections after 5 s; a request that is sent into the closing one
 # is lost. Ours go first.
@@ -32,6 +32,8 @@ KEEP = 4.0
 CONNECT_TIMEOUT = 30.0
 # The second address of a host (often IPv4 after IPv6) is tried when the first has not answered for this long: RFC 8305.
 HAPPY_EYEBALLS = 0.25
+# Bytes of a reply. No answer is a tenth of it, and what is longer than a segment of the log could not be kept.
+MOST = 32 * 2**20
 # Seconds. A host may move to other addresses, and they say so for minutes.
 RESOLVE_EVERY = 10.0
 # What belongs to a connection, or depends on the body: said here and not by whoever drafts a request.
@@ -40,6 +42,14 @@ OURS = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding
 
 class BadReply(ConnectionError):
     """What came back was not HTTP, or not all of it."""
+
+
+class Unusable(ConnectionError):
+    """What is on the way to the model will not let any request through, or any reply."""
+
+
+class TooLong(ConnectionError):
+    """The reply is longer than anybody could keep."""
 
 
 @dataclass(slots=True)
@@ -61,36 +71,44 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy on the way.
+
+    :param authorization: the header that it wants, if any; it holds a password.
+    """
+
+    host: str
+    port: int
+    authorization: list[bytes] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Where requests go, and all that they have in common.
 
     :param head: their beginning, up to the length of the body. It holds the key, so it is not shown.
-    :param proxy: URL of the proxy on the way, if any; it may hold a password.
     """
 
     scheme: str
     host: str
     port: int
     head: bytes = field(repr=False)
-    proxy: str | None = field(repr=False, default=None)
+    proxy: Proxy | None = None
 
     @classmethod
     def of(cls, method: str, url: str, headers: list[tuple[bytes, bytes]]) -> Target:
         """Return the target of requests that are alike but for their bodies. Proxies are those of the environment.
 
-        :raises ValueError: if the URL or a header cannot be sent.
+        :raises ValueError: if the URL, a header or the proxy cannot be used. It quotes none of them.
         """
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or _port(parts)
-        proxies = getproxies()
-        proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy is not None and proxy_bypass(host):
-            proxy = None
+        proxy = _proxy(parts.scheme, host, port)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         lines = [b"Host: " + parts.netloc.encode("ascii"), b"Accept-Encoding: identity"]
         if proxy is not None and parts.scheme == "http":
             path = f"{parts.scheme}://{parts.netloc}{path}"
-            lines += _authorization(urlsplit(proxy))
+            lines += proxy.authorization
         lines += [name + b": " + value for name, value in headers if name.lower() not in OURS]
         if any(set(line) & set(b"\r\n\0") for line in lines):
             raise ValueError("a header holds a line break, which no header may")
@@ -100,7 +118,7 @@ class Target:
     @property
     def origin(self) -> tuple[Any, ...]:
         """What connections are kept for."""
-        return self.scheme, self.host, self.port, self.proxy
+        return self.scheme, self.host, self.port, self.proxy and (self.proxy.host, self.proxy.port)
 
 
 class Wire:
@@ -131,8 +149,14 @@ class Wire:
         connection = self._kept(free)
         if connection is None:
             began = self._loop.time()
-            async with asyncio.timeout(min(CONNECT_TIMEOUT, within)):
-                connection = await self._connect(target)
+            try:
+                async with asyncio.timeout(min(CONNECT_TIMEOUT, within)):
+                    connection = await self._connect(target)
+            except TimeoutError:
+                waited = f"{min(CONNECT_TIMEOUT, within):g} s"
+                raise ConnectionError(f"there was no connection to {target.host}:{target.port} within {waited}") from None
+            if not connection.usable:
+                raise BadReply("the connection was closed at once")
             within -= self._loop.time() - began
         try:
             reply = await connection.ask(target.head, body, within)
@@ -172,22 +196,21 @@ class Wire:
                 lambda: _Connection(self._loop), sock=opened, ssl=tls, server_hostname=target.host if tls else None
             )
             return connection
-        proxy = urlsplit(target.proxy)
-        if proxy.scheme != "http" or not proxy.hostname:
-            raise OSError("the proxy that the environment names must be one of http://host:port")
+        proxy = target.proxy
         connection = _Connection(self._loop)
-        opened = await self._open(proxy.hostname, proxy.port or _port(proxy))
+        opened = await self._open(proxy.host, proxy.port)
         if tls is None:
             await self._loop.create_connection(lambda: connection, sock=opened)
             return connection
         through, tunnel = await self._loop.create_connection(lambda: _Tunnel(self._loop), sock=opened)
         try:
             place = f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
-            lines = [f"CONNECT {place} HTTP/1.1\r\nHost: {place}".encode("ascii"), *_authorization(proxy)]
+            lines = [f"CONNECT {place} HTTP/1.1\r\nHost: {place}".encode("ascii"), *proxy.authorization]
             through.write(b"\r\n".join(lines) + b"\r\n\r\n")
             said = await tunnel.answer
             if said.split(b" ", 2)[1:2] != [b"200"]:
-                raise OSError(f"the proxy {proxy.hostname} answered {said.splitlines()[0][:80]!r} to CONNECT")
+                kind = Unusable if said.split(b" ", 2)[1:2] in ([b"403"], [b"407"]) else OSError
+                raise kind(f"the proxy {proxy.host} answered {said.splitlines()[0][:80]!r} to CONNECT")
             transport = await self._loop.start_tls(through, connection, tls, server_hostname=target.host)
         except BaseException:
             through.abort()
@@ -201,11 +224,13 @@ class Wire:
         if known is None or since < self._loop.time() - RESOLVE_EVERY:
             # Shared at once by all who ask meanwhile: a thousand connections need no thousand look-ups.
             known = asyncio.ensure_future(self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            known.add_done_callback(lambda done: done.cancelled() or done.exception())  # all who asked may have gone
             self._addresses[host, port] = known, self._loop.time()
         try:
             found = await asyncio.shield(known)
         except OSError:
-            self._addresses.pop((host, port), None)
+            if self._addresses.get((host, port), (None,))[0] is known:
+                del self._addresses[host, port]
             raise
         return await start_connection(found, happy_eyeballs_delay=HAPPY_EYEBALLS, interleave=1, loop=self._loop)
 
@@ -218,7 +243,22 @@ class Wire:
 class _Connection(asyncio.Protocol):
     """A connection: at most one request is on it at a time."""
 
-    __slots__ = ("_body", "_ends", "_expiry", "_headers", "_loop", "_parser", "_reply", "_transport", "since", "usable")
+    # One of a thousand in flight: no dict for each.
+    __slots__ = (
+        "_body",
+        "_ends",
+        "_expiry",
+        "_headers",
+        "_loop",
+        "_lost",
+        "_parser",
+        "_reply",
+        "_size",
+        "_told",
+        "_transport",
+        "since",
+        "usable",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -226,7 +266,8 @@ class _Connection(asyncio.Protocol):
         self._reply: asyncio.Future[Reply] | None = None
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
-        self._ends = False
+        self._size = 0
+        self._ends = self._told = self._lost = False
         self._expiry: asyncio.TimerHandle | None = None
         self.since = 0.0
         self.usable = False
@@ -234,7 +275,7 @@ class _Connection(asyncio.Protocol):
     def ask(self, head: bytes, body: bytes, within: float) -> asyncio.Future[Reply]:
         """Send a request; the future is its reply."""
         self._reply = reply = self._loop.create_future()
-        self._headers, self._body, self._ends = {}, [], False
+        self._forget()
         self._expiry = self._loop.call_later(within, self._fail, TimeoutError())
         self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         return reply
@@ -250,7 +291,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.usable = True
+        self.usable = not self._lost  # behind a proxy, it may have been before this is told
 
     def data_received(self, data: bytes) -> None:
         if self._reply is None:
@@ -258,37 +299,48 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except HttpParserError as error:
+        except (HttpParserError, HttpParserUpgrade) as error:
             self._fail(BadReply(f"the reply was not HTTP ({type(error).__name__})"))
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.usable = False
+        self.usable, self._lost = False, True
         if self._reply is None:
             return
         if exc is None and self._ends:
             # Nothing said how long the body is: it ends here.
             self.on_message_complete()
         else:
-            self._fail(exc or BadReply("the connection was closed before the reply was complete"))
+            lost = BadReply("the connection was closed before the reply was complete")
+            self._fail(exc if isinstance(exc, OSError) else lost)
 
     # What httptools calls
 
+    def on_message_begin(self) -> None:
+        if self._reply is None:
+            self.close()  # the beginning of another reply, which nobody asked for
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if not self._told:  # else it stands behind the body, where it changes nothing
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        self._told = True
         self._ends = b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
 
     def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > MOST:
+            self._fail(TooLong(f"the reply is longer than {MOST >> 20} MiB"))
+            return
         self._body.append(body)
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:
-            self._headers, self._body, self._ends = {}, [], False  # "100 Continue" and its like: the reply follows
+            self._forget()  # "100 Continue" and its like: the reply follows
             return
         reply, self._reply = self._reply, None
         if self._expiry is not None:
@@ -300,15 +352,31 @@ class _Connection(asyncio.Protocol):
         elif not reply.done():
             try:
                 reply.set_result(Reply(status, self._headers, self._unpacked()))
-            except zlib.error:
-                reply.set_exception(BadReply("the body cannot be unpacked"))
+            except OSError as error:
+                reply.set_exception(error)
+
+    def _forget(self) -> None:
+        self._headers, self._body, self._size, self._ends, self._told = {}, [], 0, False, False
 
     def _unpacked(self) -> bytes:
         content = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         # We do not ask for it; some gateways do it to all replies.
-        if self._headers.get(b"content-encoding") in (b"gzip", b"deflate"):
-            content = zlib.decompress(content, wbits=47)
-        return content
+        coding = self._headers.get(b"content-encoding", b"identity").lower()
+        if coding == b"identity" or not content:
+            return content
+        if coding not in (b"gzip", b"x-gzip", b"deflate"):
+            raise Unusable(f"the reply is packed as {coding.decode('latin-1')!r}, though none was asked for")
+        for bits in (47, -15):  # with gzip's or zlib's head; some send deflate without any
+            unpacking = zlib.decompressobj(bits)
+            try:
+                unpacked = unpacking.decompress(content, MOST + 1)
+            except zlib.error:
+                continue
+            if len(unpacked) > MOST:
+                raise TooLong(f"the reply unpacks to more than {MOST >> 20} MiB")
+            if unpacking.eof:
+                return unpacked
+        raise BadReply("the body cannot be unpacked")
 
     def _fail(self, error: Exception) -> None:
         reply, self._reply = self._reply, None
@@ -336,6 +404,20 @@ class _Tunnel(asyncio.Protocol):
 
 def _port(parts: SplitResult) -> int:
     return 443 if parts.scheme == "https" else 80
+
+
+def _proxy(scheme: str, host: str, port: int) -> Proxy | None:
+    proxies = getproxies()
+    url = proxies.get(scheme) or proxies.get("all")
+    if not url or proxy_bypass(f"{host}:{port}"):
+        return None
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme == "http" and parts.hostname:
+            return Proxy(parts.hostname, parts.port or 80, _authorization(parts))
+    except ValueError:
+        pass  # what it says quotes the password
+    raise ValueError("the proxy that the environment names for it must be http://host:port")
 
 
 def _authorization(proxy: SplitResult) -> list[bytes]:

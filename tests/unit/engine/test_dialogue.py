@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import defaultdict
+from random import Random
 
 import pytest
 
 from airflow_distil.conversation import Chat, Unparsed, user
 from airflow_distil.datasets.log import Fact, Kind
-from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, answer_of, read_body
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, _Draws, answer_of, read_body
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks import TextGeneration
 from tests.unit.engine.lab import TwoTurns
@@ -382,3 +383,39 @@ class TestMistakes:
 
         log, talk = Log(), dialogue(Extra())
         assert told(talk, log, "x").columns == {"draft": "x", "final": None}
+
+
+class TestDraws:
+    """The random numbers that a task is given."""
+
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            lambda rng: rng.random(),
+            lambda rng: rng.gauss(),
+            lambda rng: rng.choice("abc"),
+            lambda rng: rng.sample(range(99), 5),
+            lambda rng: rng.randbytes(3),
+            lambda rng: rng.uniform(1, 2),
+            lambda rng: rng.normalvariate(),
+            lambda rng: rng.getstate(),
+            lambda rng: rng.shuffle(items := list(range(9))) or items,
+        ],
+    )
+    def test_they_are_those_of_the_seed(self, draw):
+        """Seeded late, some methods drew from nothing, or from the step before."""
+        rng = _Draws()
+        for seed in (1, 2):
+            rng.reseed(lambda seed=seed: seed)
+            assert draw(rng) == draw(Random(seed))
+            rng.gauss()
+
+    def test_a_task_may_seed_them_itself(self):
+        """Its own seed was overwritten by ours at the next draw."""
+        rng = _Draws()
+        rng.reseed(lambda: 1)
+        rng.seed(42)
+        assert rng.random() == Random(42).random()
+        rng.reseed(lambda: 1)
+        rng.setstate(Random(7).getstate())
+        assert rng.random() == Random(7).random()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import html
 import json
 import logging
@@ -207,6 +208,33 @@ def test_no_frame_of_a_failure_holds_the_key():
             with pytest.raises(LLMError) as raised:
                 ask(llm)
             assert "url-secret" not in frames_of(raised.value)
+
+
+def test_failures_leave_no_garbage():
+    """A frame that held its own error kept prompt and reply until the collector came: a storm of refusals filled the memory."""
+
+    async def asking() -> int:
+        llm = OpenAILLM("m", base_url=server.base_url)
+        for _ in range(6):
+            with pytest.raises(LLMError):
+                await llm.answer(Chat([user("hello")]))
+        await llm.aclose()
+        return sum(isinstance(each, LLMError) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        with FakeLLM(faults=[Fault(status=429, times=None)]) as server:
+            assert asyncio.run(asking()) == 0
+    finally:
+        gc.enable()
+
+
+def test_a_reply_nested_without_end_is_no_bug_of_ours():
+    """A body of brackets ended the whole run."""
+    deep = Fault(status=500, times=None, body="[" * 100_000)
+    with FakeLLM(faults=[deep]) as server, pytest.raises(LLMError):
+        ask(OpenAILLM("m", base_url=server.base_url))
 
 
 def test_a_request_writes_nothing_to_the_log(caplog):

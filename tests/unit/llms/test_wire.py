@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_distil.llms import wire
-from airflow_distil.llms.wire import BadReply, Reply, Target, Wire
+from airflow_distil.llms.wire import BadReply, Reply, Target, TooLong, Unusable, Wire
 
 T = TypeVar("T")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -173,6 +173,46 @@ class Transport(asyncio.Transport):
     def write(self, data: bytes) -> None: ...
 
     def abort(self) -> None: ...
+
+
+def test_an_upgrade_and_a_reply_that_nobody_asked_for():
+    """`101` escaped as a bug of ours and ended the run; the beginning of a second reply became the next request's answer."""
+    with pytest.raises(BadReply):
+        ask(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+
+    async def asking() -> tuple[list[bytes], int]:
+        replies = iter([[OK + b"HTTP/1.1 200 OK\r\nContent-"], [b"Length: 4\r\n\r\nEVIL"]])
+        async with listening(lambda _: next(replies)) as (server, port):
+            line = Wire(ssl.create_default_context)
+            contents = [(await line.send(target(port), b"", 10)).content]
+            server.script = lambda _: [OK]
+            contents.append((await line.send(target(port), b"", 10)).content)
+            await line.aclose()
+            return contents, server.connections
+
+    assert run(asking()) == ([b"hi", b"hi"], 2)
+
+
+def test_a_reply_that_is_too_long(monkeypatch):
+    """Three hundred kilobytes of gzip filled the worker's memory."""
+    monkeypatch.setattr(wire, "MOST", 1000)
+    bomb = gzip.compress(bytes(2000))
+    with pytest.raises(TooLong):
+        ask(b"HTTP/1.1 200 OK\r\nContent-Encoding: x-gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb)
+    with pytest.raises(TooLong):
+        ask(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + bytes(1001))
+
+
+def test_a_coding_that_nobody_asked_for():
+    """A complete answer in brotli was 'not JSON', and paid for again at each try."""
+    with pytest.raises(Unusable, match="br"):
+        ask(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\nhi")
+
+
+def test_trailers_change_nothing():
+    """What stood behind the body overwrote what had been said before it."""
+    [reply] = ask(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n2\r\nhi\r\n0\r\nX-A: 2\r\n\r\n")
+    assert (reply.content, reply.headers["x-a"]) == (b"hi", "1")
 
 
 def test_a_body_that_ends_with_the_connection():
@@ -401,6 +441,25 @@ def test_a_proxy_for_plain_http(monkeypatch):
     requests = run(asking()).requests
     assert requests[0].startswith(b"POST http://llm.example:80/v1/chat?x=1 HTTP/1.1\r\n")
     assert requests[1].startswith(b"POST /v1/chat?x=1 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://user:hun/ter2@host:3128", "https://127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used(monkeypatch, proxy):
+    """It was retried for each row; and of a password with a slash a part went to the log."""
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(ValueError, match="proxy") as raised:
+        target(443, "https", host="llm.example")
+    assert "hun" not in str(raised.value)
+
+
+def test_proxies_as_people_write_them(monkeypatch):
+    """`host:port` without a scheme was refused, and `no_proxy` with a port ignored: the key went to the proxy."""
+    monkeypatch.setenv("http_proxy", "proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "vllm:8000")
+    there = target(80, host="llm.example").proxy
+    assert there is not None
+    assert (there.host, there.port) == ("proxy.example", 3128)
+    assert target(8000, host="vllm").proxy is None
 
 
 def test_a_proxy_that_refuses(monkeypatch):
