@@ -201,7 +201,7 @@ def test_a_running_task_is_watched_from_its_first_seconds(scene: Scene):
         expect(page.get_by_text("status 400")).to_be_visible()
         expect(page.get_by_text("In flight", exact=True)).to_be_visible()
         expect(page.get_by_text("rows/s").first).to_be_visible()
-        page.wait_for_function("document.querySelectorAll('path.area').length >= 4")
+        expect(page.locator("path.area").nth(3)).to_be_attached()
         shot(page, "live")
         page.evaluate("localStorage.setItem('theme', 'dark'); dispatchEvent(new StorageEvent('storage', {key: 'theme'}))")
         shot(page, "live", "dark")
