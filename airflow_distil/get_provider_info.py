@@ -43,6 +43,7 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": _conn_fields(),
             }
         ],
+        "extra-links": ["airflow_distil.operators.links.DatasetLink"],
         "task-decorators": [{"name": "distil", "class-name": "airflow_distil.operators.decorator.distil_task"}],
         "config": {
             "distil": {
@@ -63,6 +64,16 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "/var/lib/airflow/distil",
+                        "default": None,
+                    },
+                    "ui_roots": {
+                        "description": (
+                            "URIs of folders, one a line or separated by commas, whose datasets the pages in the UI show; with "
+                            "the connection, where tasks name one. By default `dataset_root`. The API server reads them."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "gs://my-bucket/datasets, s3://my_aws_conn@other-bucket/nightly",
                         "default": None,
                     },
                 },

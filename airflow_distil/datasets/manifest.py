@@ -224,8 +224,11 @@ class Manifest(_Document):
         """The folder below the destination that holds all parts, or the empty string for a list of other datasets."""
         return self.parts[0].path.rpartition("/")[0] if self.parts else ""
 
-    def summary(self, destination: str) -> dict[str, Any]:
-        """Return what the task passes on by XCom: where the edition is and what is in it, never rows."""
+    def summary(self, destination: str, page: str | None = None) -> dict[str, Any]:
+        """Return what the task passes on by XCom: where the edition is and what is in it, never rows.
+
+        :param page: address of the task instance's page in the UI, if it has one.
+        """
         base = destination.rstrip("/")
         return {
             "format": FORMAT,
@@ -247,7 +250,7 @@ class Manifest(_Document):
             "model": self.model,
             "columns": self.columns,
             "numbers": self.numbers,
-            "page": None,
+            "page": page,
         }
 
 

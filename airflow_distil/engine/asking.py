@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -28,12 +29,13 @@ LONGEST_TOLD = 300.0
 
 @dataclass(slots=True)
 class Asker:
-    """Asks, waits and retries. The place in flight is given back while it waits."""
+    """Asks, waits and retries. The place in flight is given back while it waits. `problems` counts retries by their reason."""
 
     llm: LLM
     limiter: Limiter
     calls: int = field(init=False, default=0)
     retries: int = field(init=False, default=0)
+    problems: Counter[str] = field(init=False, default_factory=Counter)
     _answered_at: float = field(init=False, default=float("-inf"))
 
     async def ask(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> tuple[list[Answer], int]:
@@ -80,6 +82,7 @@ class Asker:
                 self._answered_at = self.limiter.clock()
                 return answers, tried
             self.retries += 1
+            self.problems[type(problem).__name__] += 1
             log.debug("Asking again in %.1f s: %s", wait, problem)
             await asyncio.sleep(wait)
 

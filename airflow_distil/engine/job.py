@@ -31,7 +31,7 @@ from airflow_distil.engine.dialogue import Speech
 from airflow_distil.engine.facts import Facts
 from airflow_distil.engine.fingerprint import describe, fingerprint, versions
 from airflow_distil.engine.limits import Limiter
-from airflow_distil.engine.progress import Progress, Tally
+from airflow_distil.engine.progress import SAMPLE_EVERY, Progress, Tally
 from airflow_distil.engine.rows import Twins
 from airflow_distil.engine.selection import selection
 from airflow_distil.engine.stop import Stop
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 # Often enough to see a long run move, seldom enough to cost a scheduler nothing.
 REPORT_EVERY = 10.0
+# Who opens the page of a task that has just begun sees that it does something.
+FIRST_REPORT = 1.0
 # What a person would read of them; the rows have the rest.
 REASONS_KEPT = 20
 # Texts share calls of up to 32, and a call of 8 may take twice as long as one of 4: by their times it would be found out that
@@ -112,7 +114,7 @@ class Job:
     ) -> Manifest:
         """Do it, in a thread of its own, and return the published edition.
 
-        :param report: called in the calling thread, every 10 s and at the end.
+        :param report: called in the calling thread, after 1 s, then every 10 s, and at the end.
         :param deadline: `time.monotonic()` at which to stop and keep what is paid; None for no end.
         """
         result: Future[Manifest] = Future()
@@ -121,9 +123,13 @@ class Job:
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._fulfil, result), name="airflow-distil", daemon=True).start()
         try:
-            while not _wait(result, REPORT_EVERY, deadline):
-                report(self.progress)
-                if deadline is not None and time.monotonic() >= deadline:
+            due = time.monotonic() + min(FIRST_REPORT, REPORT_EVERY)
+            while not _wait(result, min(SAMPLE_EVERY, REPORT_EVERY), deadline):
+                self.progress.sample()
+                if (now := time.monotonic()) >= due:
+                    report(self.progress)
+                    due = now + REPORT_EVERY
+                if deadline is not None and now >= deadline:
                     self.stop.request("the end of execution_timeout is near")
                     deadline = None
         except BaseException as error:
@@ -244,12 +250,17 @@ class Job:
                     "model": self.llm.model,
                     "numbers": writing.numbers.summary,
                     "reasons": dict(self.progress.tally.reasons.most_common(REASONS_KEPT)),
-                    "task": describe(self.task),
+                    "task": self._described(),
                     "source": self.source.identity,
                     "limits": list(self.progress.asker.limiter.history),
                     "versions": versions(),
                 }
             )
+
+    def _described(self) -> dict[str, Any]:
+        """Return what people want to know of an edition: the task's fields, which columns are its own, and how it asked."""
+        outputs = [self.task.output_mappings.get(name, name) for name in self.task.output_names]
+        return {**describe(self.task), "outputs": outputs, "generation_kwargs": dict(self.llm.parameters)}
 
     def _put_away(self, facts: Facts, workspace: Workspace, *, published: bool) -> None:
         """Upload what is paid for, whatever happened, and tidy up."""

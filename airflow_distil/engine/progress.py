@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import re
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -20,6 +22,10 @@ MOST_REASONS = 1000
 OTHER_REASONS = "other reasons"
 SHOWN_ORDINALS = 3
 SHOWN_REASONS = 3
+SHOWN_KINDS = 5
+# Of a curve that is some hundred pixels wide. They travel with each report, so there is an end to them.
+SAMPLES = 120
+SAMPLE_EVERY = 1.0
 
 
 @dataclass(slots=True)
@@ -65,6 +71,18 @@ class Tally:
     def failures(self) -> int:
         """Output rows that failed or could not be parsed."""
         return self.counts["failed"] + self.counts["unparsed"]
+
+    def kinds(self) -> list[dict[str, Any]]:
+        """Return of which kinds the reasons are, with how often each was and some of its rows: no word that others wrote."""
+        kinds: Counter[str] = Counter()
+        rows: dict[str, list[int]] = defaultdict(list)
+        for reason, count in self.reasons.items():
+            kinds[_kind(reason)] += count
+            rows[_kind(reason)] += self._examples[reason]
+        return [
+            {"kind": kind, "count": count, "rows": sorted(rows[kind])[:SHOWN_ORDINALS]}
+            for kind, count in kinds.most_common(SHOWN_KINDS)
+        ]
 
     def too_few(self, what: str) -> TooManyFailures:
         """Return what to raise when candidates cannot make all rows any more.
@@ -116,6 +134,15 @@ class Tally:
         )
 
 
+def _kind(reason: str) -> str:
+    """Return what kind of trouble a reason tells of, in our own words: progress goes to XCom, where no text of rows may be."""
+    if status := re.search(r": status ([1-5]\d\d)\b", reason):
+        return f"status {status[1]}"
+    name = re.match(r"\w+(?=:)", reason)
+    known = name is not None and isinstance(getattr(builtins, name[0], None), type)
+    return name[0] if name and known else "another reason"
+
+
 @dataclass(slots=True)
 class Progress:
     """Where a run stands.
@@ -132,13 +159,33 @@ class Progress:
     replayed: int = 0
     _began: float = field(default_factory=time.monotonic)
     _phase_began: float = field(default_factory=time.monotonic)
+    _samples: list[list[float]] = field(default_factory=list)
+    _sample_every: float = SAMPLE_EVERY
 
     def begin(self, phase: str, tally: Tally) -> None:
         """Begin another phase, which counts all rows again."""
         self.phase, self.tally, self._phase_began = phase, tally, time.monotonic()
 
+    def sample(self) -> None:
+        """Note where the asking stands, if it is time to: for curves over the whole run, from at most `SAMPLES` points."""
+        elapsed = time.monotonic() - self._began
+        if self.phase != "asking" or (self._samples and elapsed < self._samples[-1][0] + self._sample_every):
+            return
+        if len(self._samples) >= SAMPLES:
+            del self._samples[1::2]
+            self._sample_every *= 2
+        counts, limiter = self.tally.counts, self.asker.limiter
+        own = self.budget.own
+        tokens = own.input_tokens + own.output_tokens
+        fates = (counts["ok"] + counts["skipped"], counts["unparsed"], counts["failed"])
+        self._samples.append([round(elapsed, 1), *fates, limiter.in_flight, limiter.limit, tokens])
+
     def snapshot(self) -> dict[str, Any]:
-        """Return the figures: rows done and total, rows per second, seconds to go, fates, tokens."""
+        """Return the figures: rows done and total, rows per second, seconds to go, fates, tokens, what went wrong.
+
+        `samples` are lists of seconds since the start, rows ok or skipped, unparsed, failed, requests in flight, their limit,
+        and tokens.
+        """
         now = time.monotonic()
         # What came from the log was not asked, and would make the rest look faster than it will be.
         worked = self.tally.done - (self.replayed if self.phase == "asking" else 0)
@@ -167,6 +214,9 @@ class Progress:
             "paid": self.budget.paid.summary,
             "max_cost_usd": self.budget.max_cost_usd,
             "max_total_tokens": self.budget.max_total_tokens,
+            "reasons": self.tally.kinds(),
+            "retries": dict(self.asker.problems),
+            "samples": list(self._samples),
         }
 
     def line(self) -> str:

@@ -18,6 +18,7 @@ from airflow_distil.datasets.stores import FileStore, create
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import DestinationError, SourceError, TaskDefinitionError
 from airflow_distil.hooks.identity import ask_of, identity_of
+from airflow_distil.hooks.page import page_url
 from airflow_distil.hooks.storage import destination_of, store_for
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def publish(data: Any, destination: str | None = None) -> dict[str, Any]:
     """Publish rows as a dataset; see `airflow_distil.publish`."""
     identity, ask, try_number, attempt = _caller()
     target = destination_of(destination, identity)
+    page = page_url(identity) if attempt else None
     once = (attempt, str(target))
     if attempt and once in _published:
         raise TaskDefinitionError(f"This task has published to {target} already. Give each call a destination of its own.")
@@ -52,7 +54,7 @@ def publish(data: Any, destination: str | None = None) -> dict[str, Any]:
             begun = _same(commit, fingerprint) or commit.begin(fingerprint)
             if isinstance(begun, Manifest):
                 _published.add(once)
-                return begun.summary(str(target))
+                return begun.summary(str(target), page)
             for part in content["parts"]:
                 commit.look()
                 moved = f"data/{begun.folder}/{Path(part['path']).name}"
@@ -63,7 +65,7 @@ def publish(data: Any, destination: str | None = None) -> dict[str, Any]:
         except OSError as error:
             raise DestinationError(f"{target} cannot be read or written: {error}. Nothing was published.") from error
     _published.add(once)
-    return manifest.summary(str(target))
+    return manifest.summary(str(target), page)
 
 
 def _caller() -> tuple[Identity, str, int, str]:

@@ -10,7 +10,7 @@ from airflow_distil.datasets.stores import Store, open_store
 from airflow_distil.datasets.uri import URI
 from airflow_distil.exceptions import TaskDefinitionError
 
-__all__ = ["dataset_root", "destination_of", "scratch_dir", "store_for"]
+__all__ = ["dataset_root", "destination_of", "scratch_dir", "store_for", "ui_roots"]
 
 
 def store_for(uri: URI) -> Store:
@@ -71,6 +71,13 @@ def dataset_root() -> str | None:
 def scratch_dir() -> str | None:
     """Return `[distil] scratch_dir`, or None for the system's temporary folder."""
     return _option("scratch_dir") or None
+
+
+def ui_roots() -> list[str]:
+    """Return the URIs of `[distil] ui_roots`, by default that of `dataset_root`: what pages of the UI may read."""
+    named = [line.strip() for line in _option("ui_roots").replace(",", "\n").splitlines()]
+    root = dataset_root()
+    return [uri for uri in named if uri] or ([root] if root else [])
 
 
 def _option(name: str) -> str:

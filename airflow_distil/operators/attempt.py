@@ -15,6 +15,7 @@ from airflow_distil.datasets.source import numbered, open_source
 from airflow_distil.engine import Job
 from airflow_distil.exceptions import DistilError, QuotaExceeded, TaskDefinitionError
 from airflow_distil.hooks.identity import ask_of, identity_of
+from airflow_distil.hooks.page import LINK_KEY, PROGRESS_KEY, page_url
 from airflow_distil.hooks.storage import destination_of, scratch_dir, store_for
 from airflow_distil.operators.base import TEXTS
 from airflow_distil.operators.metrics import Metrics
@@ -31,7 +32,6 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
-PROGRESS_KEY = "distil_progress"
 # Airflow raises in the main thread when execution_timeout is over; stopping a little earlier by ourselves lets answers that
 # are on their way arrive.
 LAST_SHARE = 0.2
@@ -47,9 +47,11 @@ def run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any
     :raises AirflowFailException: if another attempt would end the same way.
     :raises AirflowException: if the next attempt can go on.
     """
+    board = _Board(context)
     try:
-        summary = _run(operator, context, stop)
+        summary = _run(operator, context, stop, board)
     except DistilError as error:
+        board.push("failed", error)
         if isinstance(error, QuotaExceeded) and operator.on_quota == "reschedule":
             _come_back(operator, context, error)
         # The one place where our errors become Airflow's: see `airflow_distil.exceptions` for which are final.
@@ -60,7 +62,43 @@ def run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any
     return summary
 
 
-def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, Any]:
+class _Board:
+    """What a task instance tells of itself in the UI: by XCom, where its page is and where it stands.
+
+    All of it is for people: the dataset does not depend on it, so nothing here raises.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._ti = context["ti"]
+        self._said: dict[str, Any] = {}
+        self.page = page_url(identity_of(context))
+        self.progress: Progress | None = None
+        self._push(LINK_KEY, self.page)
+
+    def introduce(self, **facts: Any) -> None:
+        """Add what is known before the first row."""
+        self._said |= facts
+        self.push("starting")
+
+    def push(self, phase: str | None = None, error: Exception | None = None) -> None:
+        """Tell where it stands.
+
+        :param phase: one that only the operator knows of.
+        """
+        figures = self.progress.snapshot() if self.progress else {}
+        told = {**self._said, **figures, **({"phase": phase} if phase else {})}
+        if error is not None:
+            told["error"] = type(error).__name__  # what it says may quote rows; it is in the log
+        self._push(PROGRESS_KEY, {**told, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")})
+
+    def _push(self, key: str, value: Any) -> None:
+        try:
+            self._ti.xcom_push(key, value)
+        except Exception as error:  # noqa: BLE001 - as above
+            log.warning("Could not push %s: %s", key, error)
+
+
+def _run(operator: DistilOperator, context: Context, stop: Stop, board: _Board) -> dict[str, Any]:
     # Airflow counts execution_timeout from now on, so opening a large source is part of it.
     deadline = _deadline(operator)
     identity = identity_of(context)
@@ -76,6 +114,7 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
     if operator.on_existing not in {"reuse", "regenerate", "fail"}:
         raise TaskDefinitionError(f"on_existing is {operator.on_existing!r}; it must be 'reuse', 'regenerate' or 'fail'.")
     llm = operator.get_llm()
+    board.introduce(destination=str(destination), task=operator.task.name, model=llm.model)
     source = (
         numbered(operator.task.candidates)
         if isinstance(operator.task, GeneratorTask)
@@ -101,6 +140,7 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
         scratch=Path(scratch) if scratch else None,
         stop=stop,
     )
+    board.progress = job.progress
     rows = job.progress.tally.total
     log.info("%d rows, task %s, model %s, to %s", rows, operator.task.name, llm.model, destination)
 
@@ -109,16 +149,13 @@ def _run(operator: DistilOperator, context: Context, stop: Stop) -> dict[str, An
     def report(progress: Progress) -> None:
         log.info("%s", progress.line())
         metrics.emit(progress.budget.own)
-        try:
-            context["ti"].xcom_push(PROGRESS_KEY, progress.snapshot())
-        except Exception as error:  # noqa: BLE001 - progress is for people; the dataset does not depend on it
-            log.warning("Could not push progress: %s", error)
+        board.push()
 
     try:
         manifest = job.run(report, deadline)
     finally:
         metrics.emit(job.progress.budget.own)
-    return manifest.summary(str(destination))
+    return manifest.summary(str(destination), board.page)
 
 
 def _come_back(operator: DistilOperator, context: Context, error: QuotaExceeded) -> None:

@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator, literal
 from pydantic import ValidationError
 
 from airflow_distil.exceptions import TaskDefinitionError
+from airflow_distil.operators.links import DatasetLink
 from airflow_distil.operators.options import AirflowOptions
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
@@ -63,6 +64,7 @@ class DistilOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("source", *TEXTS)
     ui_color = "#e8f0ea"
+    operator_extra_links = (DatasetLink(),)
 
     def __init__(
         self,

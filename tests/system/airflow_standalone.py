@@ -51,6 +51,9 @@ class Standalone(Rest):
     :param connections: connection id to an Airflow connection as a dict (`conn_type`, `host`, `extra`…) or URI; given to
         Airflow as environment variables.
     :param env: further environment variables of all of Airflow; they win over the settings made here.
+    :param path: path that Airflow is served under, as behind a proxy: `/airflow`.
+    :param users: names and roles (`admin`, `viewer`…; empty for one who may do nothing). Their passwords are their names. The
+        REST API is called as the first. By default there is no login.
     """
 
     def __init__(
@@ -60,11 +63,14 @@ class Standalone(Rest):
         *,
         connections: Mapping[str, str | Mapping[str, Any]] | None = None,
         env: Mapping[str, str] | None = None,
+        path: str = "",
+        users: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home.resolve()
         self.dags = dags.resolve()
         api, worker_logs, trigger_logs = free_ports(3)
-        super().__init__(f"http://127.0.0.1:{api}")
+        super().__init__(f"http://127.0.0.1:{api}{path}", next(iter(users), None) if users else None)
+        self._passwords = {name: name for name in users or {}}
         # Nothing of the caller's own Airflow may reach this one.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "_AIRFLOW_"))}
         self.env = {
@@ -86,6 +92,15 @@ class Standalone(Rest):
                 f"AIRFLOW_CONN_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
                 for name, value in (connections or {}).items()
             },
+            **(
+                {
+                    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+                    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in users.items()),
+                    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.home / "passwords.json"),
+                }
+                if users
+                else {}
+            ),
             **(env or {}),
         }
         self._session = ProcessSession(
@@ -97,6 +112,9 @@ class Standalone(Rest):
 
         :raises RuntimeError: it ended, or was not healthy in time; the message has the end of its log.
         """
+        if self._passwords:
+            self.home.mkdir(parents=True, exist_ok=True)
+            (self.home / "passwords.json").write_text(json.dumps(self._passwords))
         self._session.start()
         self.until(self.healthy, START_TIMEOUT, "Airflow is not healthy")
         self.log_in()

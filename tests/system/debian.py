@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["libfaketime", "postgresql", "redis"]
+__all__ = ["chromium", "libfaketime", "postgresql", "redis"]
 
 # Asked by Debian before a package's service is started; 101 forbids it. What runs here is started, and stopped, by the tests.
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -45,6 +45,14 @@ def libfaketime() -> Path:
     return _libfaketime()[-1]
 
 
+def chromium() -> Path:
+    """Return `chromium`, with a font to draw text with. Raises as `redis`."""
+    with _installing:
+        if not shutil.which("chromium"):
+            _install("chromium", "fonts-dejavu-core")
+    return Path(shutil.which("chromium") or "/usr/bin/chromium")
+
+
 def _libfaketime() -> list[Path]:
     return sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
@@ -54,11 +62,12 @@ def _postgresql() -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.parent.name))
 
 
-def _install(package: str) -> None:
+def _install(*packages: str) -> None:
     if os.geteuid() or not shutil.which("apt-get"):
-        raise FileNotFoundError(f"{package} is missing. Install it: `sudo apt-get install {package}`.")
+        names = " ".join(packages)
+        raise FileNotFoundError(f"{packages[0]} is missing. Install it: `sudo apt-get install {names}`.")
     with _no_service_starts():
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", package]):
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
             subprocess.run(
                 ["apt-get", "--quiet", *command],
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},

@@ -99,7 +99,7 @@ def progress(airflow: Standalone, run_id: str, task: Mapping[str, Any]) -> str:
     if task["state"] in (None, "scheduled", "queued"):
         return ""
     now = airflow.xcom(DAG_ID, run_id, task["task_id"], "distil_progress") if task["state"] == "running" else None
-    return f"{now['done']}/{now['total']} rows, {now['rows_per_s']} rows/s" if now else str(task["state"])
+    return f"{now['done']}/{now['total']} rows, {now['rows_per_s']} rows/s" if now and "done" in now else str(task["state"])
 
 
 def show_dataset(task_id: str, summary: Mapping[str, Any]) -> None:

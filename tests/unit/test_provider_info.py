@@ -108,4 +108,4 @@ def test_config_section(provider):
 
     ProvidersManager().initialize_providers_configuration()
     assert conf.get("distil", "dataset_root", fallback="none") == "none"
-    assert set(INFO["config"]["distil"]["options"]) == {"dataset_root", "scratch_dir"}
+    assert set(INFO["config"]["distil"]["options"]) == {"dataset_root", "scratch_dir", "ui_roots"}

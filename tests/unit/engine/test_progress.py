@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from airflow_distil.datasets.log import Fact, Kind
+from airflow_distil.engine import progress as progress_module
 from airflow_distil.engine.asking import Asker
 from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
@@ -98,3 +101,40 @@ def test_replayed_rows_do_not_promise_an_early_end():
     progress.tally.add(0, "ok")
     progress.replayed = 1
     assert progress.snapshot()["eta_s"] is None
+
+
+def test_kinds_have_no_word_of_others():
+    """Progress goes to XCom, where no text of a row, an answer or an endpoint may be."""
+    tally = Tally(100, 1.0)
+    for ordinal, reason in enumerate(
+        [
+            "http://host/v1: status 429 (secret) for model 'm': secret",
+            "http://host/v1: status 429 for model 'm'",
+            "ValueError: secret",
+            "secret: secret",
+            "print: secret",
+            "",
+        ]
+    ):
+        tally.add(ordinal, "failed", reason)
+    told = Progress(tally, Asker(Model(), Limiter()), Budget(Model())).snapshot()["reasons"]
+    assert told == [
+        {"kind": "another reason", "count": 3, "rows": [3, 4, 5]},
+        {"kind": "status 429", "count": 2, "rows": [0, 1]},
+        {"kind": "ValueError", "count": 1, "rows": [2]},
+    ]
+
+
+def test_curves_cover_the_whole_run_with_few_points(monkeypatch):
+    """A run of a night either grew its XCom with every second, or lost its beginning."""
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
+    began = progress._began
+    for second in range(30_000):
+        monkeypatch.setattr(progress_module.time, "monotonic", lambda second=second: began + second)
+        progress.sample()
+    at = [sample[0] for sample in progress.snapshot()["samples"]]
+    assert at[0] == 0
+    assert at[-1] > 29_000
+    assert len(at) <= progress_module.SAMPLES
+    steps = [after - before for before, after in pairwise(at)]
+    assert max(steps) <= 2 * min(steps)

@@ -373,3 +373,32 @@ def test_a_clear_asks_only_what_is_missing_and_a_retry_nothing_more(tmp_path, mo
         with pytest.raises(AirflowFailException, match="on_existing is 'fail'"):
             attempt(text(source, on_existing="fail"), max_tries=4)
         assert len(llm.requests) == 11
+
+
+def test_a_page_is_announced_before_anything_can_go_wrong(llm):
+    """The link to a task that failed at once, or that is still running, led nowhere."""
+    given = context(map_index=3)
+    operator = text()
+    operator.source = "/no/such/file.jsonl"
+    with pytest.raises(AirflowException):
+        run(operator, given, Stop())
+    xcoms = given["ti"].xcoms
+    assert xcoms["_link_DatasetLink"] == "/distil/page?dag_id=dag&run_id=run&task_id=task&map_index=3"
+    assert (xcoms["distil_progress"]["phase"], xcoms["distil_progress"]["error"]) == ("failed", "SourceError")
+    assert xcoms["distil_progress"]["destination"].endswith("/dag/task/run/map-00003")
+
+
+def test_the_link_is_the_announced_page(llm, monkeypatch):
+    """Airflow asks for the link when a task has ended: another address than before would be a second page."""
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://company.example/air/")
+    given = context()
+    given["ti"].run_id = "manual__2026-01-01T00:00:00+00:00"
+    operator = text()
+    operator.source = [{"instruction": "a"}]
+    summary = run(operator, given, Stop())
+    (link,) = operator.operator_extra_links
+    key = SimpleNamespace(dag_id="dag", task_id="task", run_id=given["ti"].run_id, map_index=-1)
+    assert link.get_link(operator, ti_key=key) == given["ti"].xcoms[link.xcom_key] == summary["page"]
+    assert summary["page"].startswith(
+        "https://company.example/air/distil/page?dag_id=dag&run_id=manual__2026-01-01T00%3A00%3A00%2B"
+    )

@@ -1,0 +1,1 @@
+"use strict";(()=>{var a="theme",n=matchMedia("(prefers-color-scheme: dark)");function t(){let e=null;try{e=localStorage.getItem(a)}catch{}let c=e==="dark"||e!=="light"&&n.matches;document.documentElement.dataset.theme=c?"dark":"light"}t();n.addEventListener("change",t);addEventListener("storage",e=>{(e.key===a||e.key===null)&&t()});})();
