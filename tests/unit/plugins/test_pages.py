@@ -23,7 +23,7 @@ def test_every_route_is_guarded():
         guards = [each.call.__qualname__ for each in route.dependant.dependencies]  # type: ignore[attr-defined]
         assert any(name.startswith("requires_access_dag") for name in guards), route
     open_to_all = {route.path for route in app.routes if isinstance(route, Mount)}
-    assert {getattr(route, "path", None) for route in app.routes} - {None} == guarded | open_to_all
+    assert set(app.openapi()["paths"]) == guarded  # newer FastAPIs do not list what is included among `app.routes`
     assert open_to_all == {"/assets"}
 
 
