@@ -144,13 +144,14 @@ def _place(verdict: Verdict, faults: list[Fault]) -> tuple[int, str]:
 
 
 def totals(verdicts: list[Verdict]) -> str:
-    """Return the sums in a sentence."""
-    kinds = len({verdict.fault for verdict in verdicts})
+    """Return the sums in a sentence; a fault that came too late to strike anything is no run."""
+    struck = [verdict for verdict in verdicts if verdict.struck]
+    kinds = len({verdict.fault for verdict in struck})
     beyond = sum(verdict.paid > verdict.bound for verdict in verdicts)
     lost, doubled = sum(verdict.lost for verdict in verdicts), sum(verdict.doubled for verdict in verdicts)
     broken = sum(not verdict.kept for verdict in verdicts)
     return (
-        f"{kinds} kinds of faults, {len(verdicts)} runs, {sum(verdict.rows for verdict in verdicts):,} rows: {lost} lost, "
+        f"{kinds} kinds of faults, {len(struck)} runs, {sum(verdict.rows for verdict in struck):,} rows: {lost} lost, "
         f"{doubled} doubled, {beyond} bounds exceeded, {broken} promises broken."
     )
 

@@ -25,6 +25,7 @@ from airflow_distil import open_dataset
 from airflow_distil.datasets.log import Kind, decode_segment
 from airflow_distil.datasets.stores import Store, open_store
 from airflow_distil.datasets.uri import URI
+from airflow_distil.engine.ask import CLOCK_JUMP
 from airflow_distil.exceptions import NotPublished
 from airflow_distil.testing import FakeLLM
 from tests.chaos.verdict import Verdict, judge
@@ -154,6 +155,8 @@ class Attempt:
 
     :param number: of this run, from 1.
     :param log: what it says.
+
+    `struck` tells whether it still ran when it was sent its first signal; None if it was sent none.
     """
 
     def __init__(
@@ -163,6 +166,7 @@ class Attempt:
         self.log = log
         self.pid = pid
         self.paused = False
+        self.struck: bool | None = None
         self._ended = ended
         self.close = close
         self._code: int | None = None
@@ -182,7 +186,10 @@ class Attempt:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; with SIGSTOP, return when it stands still: on a busy machine it may go on for some answers."""
-        if self._code is not None:
+        ended = self.poll() is not None
+        if self.struck is None:
+            self.struck = not ended
+        if ended:
             return
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
             os.kill(self.pid, number)
@@ -192,7 +199,8 @@ class Attempt:
     def kill(self) -> None:
         """Kill it as the kernel does when memory runs out."""
         self.signal(signal.SIGKILL)
-        self.wait(30)
+        if self.wait(30) != -signal.SIGKILL:
+            self.struck = False
 
     @property
     def said(self) -> str:
@@ -248,6 +256,7 @@ class Bench:
         self.environment: dict[str, str] = {}
         self.needed = rows
         self.allowed = 0
+        self.not_ok: set[int] = set()
         self.problems: list[str] = []
         self.attempts: list[Attempt] = []
         self._services = services
@@ -433,9 +442,10 @@ class Bench:
         """Most requests that an attempt had in flight."""
         return min(self.llm.peak_in_flight, self.concurrency)
 
-    def crash(self, times: int = 1) -> None:
-        """Allow what crashes on a host that lives on may cost: what was in flight."""
-        self.allowed += times * self.in_flight
+    def crash(self) -> None:
+        """Allow what a crash on a host that lives on may cost: what was in flight, unless the attempt was done before."""
+        if self.attempts[-1].struck is not False:
+            self.allowed += self.in_flight
 
     def unseen(self, attempt: Attempt, end: float | None = None) -> int:
         """Return the answers that an attempt got in its last seconds: not uploaded yet, or after its last look."""
@@ -454,12 +464,26 @@ class Bench:
 
     def host_lost(self, attempt: Attempt) -> None:
         """Kill an attempt and lose its scratch folder: what was not uploaded may be paid again, and that is not much."""
+        self.check(self.logged() > 0, "nothing was uploaded before the host was lost")
         attempt.kill()
+        shutil.rmtree(self.scratch)
+        if not attempt.struck:
+            return
         missing = self.paid - self.logged()
         latest = self.in_flight + self.unseen(attempt)
         self.check(missing <= latest, f"{missing} answers were not uploaded, {latest} of them of the last {UNSEEN:g} s")
         self.allowed += self.in_flight + min(missing, latest)
-        shutil.rmtree(self.scratch)
+
+    def beyond_clock_jump(self, paused: float) -> None:
+        """Wait until an attempt that was paused at a moment of `time.monotonic()` will see that its clock jumped."""
+        # Two seconds more: it notes the time once in a second.
+        time.sleep(max(0.0, paused + CLOCK_JUMP + 2.0 - time.monotonic()))
+
+    def noticed(self, attempt: Attempt, awake: float) -> None:
+        """Check that an attempt sends nothing more that sees its clock jump when it wakes up: only what was in flight came."""
+        paid = self.since(attempt, awake)
+        self.check(paid <= self.in_flight, f"it got {paid} answers after it woke up")
+        self.allowed += self.in_flight
 
     def superseded(self, attempt: Attempt, awake: float) -> None:
         """Allow what an attempt may cost that was superseded before or when it woke up: in flight, and until its next look."""
@@ -468,14 +492,14 @@ class Bench:
 
     def whole(self) -> None:
         """Check that what is published is whole, before something else happens to it."""
-        lost, doubled, problems = judge(self.dataset(), self.rows)
+        lost, doubled, problems = judge(self.dataset(), self.rows, self.not_ok)
         self.check(not (lost or doubled or problems), f"before that: {lost} lost, {doubled} doubled {problems}")
 
     def verdict(self, fault: Fault, seed: int, outcome: str, seconds: float) -> Verdict:
         """Judge the run."""
         problems = list(self.problems)
         try:
-            lost, doubled, wrong = judge(self.dataset(), self.rows)
+            lost, doubled, wrong = judge(self.dataset(), self.rows, self.not_ok)
             problems += wrong
         except NotPublished:
             lost, doubled = self.rows, 0
@@ -483,11 +507,12 @@ class Bench:
         except Exception as error:  # noqa: BLE001 - the dataset cannot be read, which is the worst of problems
             lost, doubled = self.rows, 0
             problems.append(f"{type(error).__name__}: {error}"[:300])
+        struck = not any(attempt.struck is False for attempt in self.attempts)
         return Verdict(
             fault=fault.name,
             where=f"process, {self.scheme}",
             seed=seed,
-            outcome=outcome,
+            outcome=outcome if struck else "it was done before",
             rows=self.rows,
             lost=lost,
             doubled=doubled,
@@ -496,6 +521,7 @@ class Bench:
             bound=self.needed + self.allowed,
             seconds=seconds,
             problems=problems,
+            struck=struck,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 import random
@@ -206,8 +207,16 @@ class CeleryRun:
         """Return how many answers were paid, and how many that may be."""
         if not self.mapped and self.claims() < 2:
             return self.llm.answered.calls, self.needed  # nothing interrupted it
-        unseen = self._unseen + (self._not_uploaded if self.moved() else 0)
-        return self.llm.answered.calls, self.needed + self._ends * self.llm.peak_in_flight + unseen
+        unseen = min(self._unseen, self._beside()) + (self._not_uploaded if self.moved() else 0)
+        in_flight = min(self.llm.peak_in_flight, CONCURRENCY)
+        return self.llm.answered.calls, self.needed + self._ends * in_flight + unseen
+
+    def _beside(self) -> int:
+        """Return how many answers came in the seconds after a later claim: a superseded attempt may have got some of these."""
+        store = open_store(URI.parse(self.destination))
+        claims = [json.loads(store.get(entry.name)) for entry in store.list("_distil/claims/")]
+        times = sorted(dt.datetime.fromisoformat(claim["created_at"]).timestamp() for claim in claims)
+        return sum(any(time <= each <= time + UNSEEN for time in times[1:]) for each in self._answers())
 
     def judge(self) -> tuple[int, int]:
         """Return how many rows are lost, and how many doubled; what else is wrong is kept as a problem."""

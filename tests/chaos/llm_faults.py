@@ -143,6 +143,7 @@ def _only(bench: Bench, status: str, rows: set[int]) -> None:
     notok = sum(row["distil_status"] != "ok" for row in bench.dataset())
     bench.check(notok == len(rows), f"{notok} rows are not ok instead of {len(rows)}")
     bench.needed -= len(rows)
+    bench.not_ok = rows
 
 
 @dataclass(frozen=True)

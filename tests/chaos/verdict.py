@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Verdict", "judge", "table"]
+
+STATUSES = ("ok", "unparsed", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Verdict:
     :param bound: answers that the promise allows; see `CONTRIBUTING.md`.
     :param problems: what else was not as promised: rows out of order, another row's answer, a half edition, a green task
         without a dataset.
+    :param struck: whether the fault met what it was meant for; else everything was done before, and it is no run of the fault.
     """
 
     fault: str
@@ -40,26 +43,34 @@ class Verdict:
     bound: int
     seconds: float = 0.0
     problems: Sequence[str] = field(default=())
+    struck: bool = True
+
+    @property
+    def broken(self) -> list[str]:
+        """Promises that were not kept, beside rows lost or doubled and too many answers."""
+        unpaid = [f"only {self.paid} of {self.needed} answers were paid"] if self.paid < self.needed else []
+        return [*self.problems, *unpaid]
 
     @property
     def kept(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.lost or self.doubled or self.problems) and self.paid <= self.bound
+        return not (self.lost or self.doubled or self.broken) and self.paid <= self.bound
 
     def __str__(self) -> str:
         mark = "kept" if self.kept else "BROKEN"
-        said = "; ".join([self.outcome, *self.problems])
+        said = "; ".join([self.outcome, *self.broken])
         return (
             f"{mark:6} {self.fault} ({self.where}, seed {self.seed}, {self.seconds:.0f} s): {said}; "
             f"{self.paid} paid, {self.needed} needed, bound {self.bound}; {self.lost} lost, {self.doubled} doubled"
         )
 
 
-def judge(published: Iterable[dict[str, Any]], rows: int) -> tuple[int, int, list[str]]:
+def judge(published: Iterable[dict[str, Any]], rows: int, not_ok: Collection[int] = ()) -> tuple[int, int, list[str]]:
     """Compare published rows with a source of `question 0`, `question 1`…; return how many are lost, doubled, and problems.
 
     :param published: rows of the dataset, in its order.
     :param rows: rows of the source.
+    :param not_ok: those that may fail, or be unparsed; every other one has to be ok.
     """
     found = list(published)
     ordinals = [row["distil_row"] for row in found]
@@ -71,6 +82,11 @@ def judge(published: Iterable[dict[str, Any]], rows: int) -> tuple[int, int, lis
         problems.append("rows are out of order")
     if strange := [ordinal for ordinal in counts if not 0 <= ordinal < rows]:
         problems.append(f"rows {strange[:3]} are not of the source")
+    if unknown := {row["distil_status"] for row in found} - {None, *STATUSES}:
+        problems.append(f"no row can be {sorted(unknown)}")
+    if bad := [row for row in found if row["distil_status"] not in ("ok", None) and row["distil_row"] not in not_ok]:
+        example = f"row {bad[0]['distil_row']}: {bad[0]['distil_error']}"
+        problems.append(f"{len(bad)} rows are not ok, such as {example}"[:300])
     wrong = [
         row["distil_row"]
         for row in found
