@@ -208,3 +208,28 @@ class TestScratch:
 def test_pyarrow_is_one_that_does_not_unpickle():
     """Before 14.0.1 a Parquet file could carry a pickled type, and reading its schema ran it (CVE-2023-47248)."""
     assert int(pa.__version__.split(".")[0]) >= 19
+
+
+def test_an_answer_that_no_log_can_keep_costs_its_row_alone(lab):
+    """One count beyond its column, or a number that is not finite, and a whole segment was left out: all was paid for again."""
+    odd = Answer(text="odd", usage=Usage(2**31, 1))
+    first = Model(lambda prompt, _: odd if prompt == "question 3" else prompt)
+    with pytest.raises(Exception, match="max_failure_ratio"):
+        lab.run(many(6), first, max_failure_ratio=0)
+    again = Model()
+    lab.run(many(6), again, ask=ask(2))
+    assert set(again.asked) & set(first.asked) == {"question 3"}
+    assert sorted({*first.asked, *again.asked}) == [f"question {number}" for number in range(6)]
+
+
+def test_one_bad_fact_of_a_segment_takes_nobody_along(lab):
+    """A single fact that was not ours made the other thousand of its segment void."""
+    interrupted(lab)
+    facts = lab.facts()
+    for name in lab.names("_distil/log/"):
+        lab.store.delete(name)
+    bad = facts[0]._replace(body=b'{"text": 7}')
+    lab.store.put("_distil/log/000009-00000000000000aa/000001.arrow", encode_segment([bad, *facts[1:]]))
+    model = Model()
+    lab.run(many(6), model, ask=ask(2))
+    assert sorted(model.asked) == sorted([f"question {facts[0].ordinal}", "question 5"])
