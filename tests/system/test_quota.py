@@ -28,7 +28,7 @@ with DAG("quota", schedule=None):
         max_concurrency=4,
         on_quota="reschedule",
         retries=0,
-        # Airflow 3.3.2 fails a task that is due again before its scheduler has heard that it is waiting ("finished externally").
+        # Airflow 3.3.2 fails a task that is due again before its scheduler has heard that it waits ("finished externally").
         retry_delay=timedelta(seconds=15),
     )
 
