@@ -258,6 +258,8 @@ class Bench:
         self.allowed = 0
         self.not_ok: set[int] = set()
         self.problems: list[str] = []
+        # By chance nothing went wrong in this run.
+        self.missed = False
         self.attempts: list[Attempt] = []
         self._services = services
         self._proxied = proxy
@@ -507,7 +509,7 @@ class Bench:
         except Exception as error:  # noqa: BLE001 - the dataset cannot be read, which is the worst of problems
             lost, doubled = self.rows, 0
             problems.append(f"{type(error).__name__}: {error}"[:300])
-        struck = not any(attempt.struck is False for attempt in self.attempts)
+        struck = not self.missed and not any(attempt.struck is False for attempt in self.attempts)
         return Verdict(
             fault=fault.name,
             where=f"process, {self.scheme}",
