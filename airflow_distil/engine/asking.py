@@ -34,9 +34,13 @@ class Asker:
     llm: LLM
     limiter: Limiter
     calls: int = field(init=False, default=0)
-    retries: int = field(init=False, default=0)
     problems: Counter[str] = field(init=False, default_factory=Counter)
     _answered_at: float = field(init=False, default=float("-inf"))
+
+    @property
+    def retries(self) -> int:
+        """How many calls were made again."""
+        return self.problems.total()
 
     async def ask(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> tuple[list[Answer], int]:
         """Return at most `n` answers, at least one, and how many times it was tried.
@@ -67,13 +71,14 @@ class Asker:
                             f"The endpoint has refused every request for {PATIENCE / 60:.0f} minutes: {error}", final=False
                         ) from error
                     raise
-                problem = str(error)  # not the error itself: its traceback has this frame, and would be garbage for long
+                # Not the error itself: its traceback has this frame, and would be garbage for long.
+                kind, problem = type(error).__name__, str(error)
             except Transient as error:
                 self.limiter.failed(lease)
                 wait = self._wait(error, tried)
                 if tried >= TRIES:
                     raise
-                problem = str(error)
+                kind, problem = type(error).__name__, str(error)
             except BaseException:
                 self.limiter.released()
                 raise
@@ -81,8 +86,7 @@ class Asker:
                 self.limiter.succeeded(lease, _tokens(answers), answers[0].allowance)
                 self._answered_at = self.limiter.clock()
                 return answers, tried
-            self.retries += 1
-            self.problems[type(problem).__name__] += 1
+            self.problems[kind] += 1
             log.debug("Asking again in %.1f s: %s", wait, problem)
             await asyncio.sleep(wait)
 

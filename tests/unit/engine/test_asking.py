@@ -72,6 +72,14 @@ def test_waits_grow_and_end(waits, monkeypatch):
     assert all(bound / 2 <= wait <= bound for wait, bound in zip(waits, expected, strict=True))
 
 
+def test_retries_are_counted_by_their_reason(waits):
+    """The page of a run said that requests were asked again because of `str`."""
+    left = iter([Transient("502"), RateLimited("slow down"), Transient("reset")])
+    asker, _, _ = ask(lambda *_: next(left, "fine"))
+    assert asker.problems == {"Transient": 2, "RateLimited": 1}
+    assert asker.retries == 3
+
+
 def test_waits_differ(waits, monkeypatch):
     """Without jitter a burst that failed together comes back together."""
     monkeypatch.setattr(asking, "FIRST_WAIT", 0.5)
