@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 from airflow_distil import operators
 from airflow_distil.operators.base import TaskOperator
 from airflow_distil.tasks import Task
+from tests.readme import put
 
-README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- tasks: made by tests.reference -->\n", "<!-- /tasks -->\n"
 # What a task cannot be made without, and the settings that change its columns.
 NEEDED: dict[str, dict[str, Any]] = {
@@ -65,10 +64,7 @@ def table() -> str:
 
 def write() -> None:
     """Put the table into README.md."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    put(table().rstrip("\n"), BEGIN, END)
 
 
 def _columns(variants: list[dict[str, bool]]) -> str:

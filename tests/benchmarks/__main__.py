@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from tests.benchmarks import durability, imports, latency, memory, speed
 from tests.benchmarks.peers import PEERS, installed
 from tests.benchmarks.runs import OURS, Run, machine
+from tests.readme import README, put
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- benchmarks: made by tests.benchmarks -->\n", "<!-- /benchmarks -->\n"
 
 
@@ -39,11 +38,7 @@ def summary(results: Results) -> str:
 
 def write(text: str) -> None:
     """Put the summary into README.md."""
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md has no {BEGIN.strip()} … {END.strip()}.")
-    README.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
+    put(text, BEGIN, END, README)
 
 
 def _compared(fast: speed.Taken, plain: list[Run]) -> str:

@@ -19,12 +19,12 @@ from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 
+from tests import readme
 from tests.chaos import celery_faults
 from tests.chaos.bench import Fault, Stage, run, services_for
 from tests.chaos.verdict import Verdict, table
 from tests.conftest import HOME
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- chaos: made by tests.chaos -->\n", "<!-- /chaos -->\n"
 # The machine that runs them has two cores.
 AT_A_TIME = 2
@@ -83,15 +83,6 @@ def _tidy(folder: Path) -> None:
         folder.rmdir()
 
 
-def write(text: str) -> None:
-    """Put the table into README.md."""
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md has no {BEGIN.strip()} … {END.strip()}.")
-    README.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(
@@ -134,7 +125,7 @@ def main() -> int:
     text = table(sorted(verdicts, key=lambda verdict: _place(verdict, faults)))
     print(f"\n{text}\n\n{totals(verdicts)} ({time.monotonic() - began:.0f} s, seed {chosen.seed})")
     if chosen.write:
-        write(f"{text}\n\n{totals(verdicts)}")
+        readme.put(f"{text}\n\n{totals(verdicts)}", BEGIN, END)
     return 0 if all(verdict.kept for verdict in verdicts) else 1
 
 
