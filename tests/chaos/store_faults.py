@@ -44,26 +44,25 @@ def unavailable_at_times(bench: Bench, chance: Random) -> str:
     return outcome
 
 
-@fault("store: down for 8 s", "gs", "s3", proxy=True)
-def down(bench: Bench, chance: Random) -> str:
-    """The store refuses everything for a while, in the middle of a run."""
+def _down(bench: Bench, chance: Random, seconds: float, within: float) -> str:
     attempt = bench.start()
     bench.at(chance, 0.1, 0.9)
     bench.proxy.trouble = lambda asked: Trouble(status=503)
-    attempt.poll(8)
+    attempt.poll(seconds)
     bench.proxy.trouble = lambda asked: None
-    return "survived" if attempt.wait(150) == 0 else "failed, " + bench.retried()
+    return "survived" if attempt.wait(within) == 0 else "failed, " + bench.retried()
+
+
+@fault("store: down for 8 s", "gs", "s3", proxy=True)
+def down(bench: Bench, chance: Random) -> str:
+    """The store refuses everything for a while, in the middle of a run."""
+    return _down(bench, chance, 8, 150)
 
 
 @fault("store: down for longer than clients retry", "gs", "s3", proxy=True, slow=True)
 def down_for_long(bench: Bench, chance: Random) -> str:
     """The store refuses everything for over two minutes: the attempt fails and keeps what is paid, the retry goes on."""
-    attempt = bench.start()
-    bench.at(chance, 0.1, 0.9)
-    bench.proxy.trouble = lambda asked: Trouble(status=503)
-    attempt.poll(150)
-    bench.proxy.trouble = lambda asked: None
-    return "survived" if attempt.wait(400) == 0 else "failed, " + bench.retried()
+    return _down(bench, chance, 150, 400)
 
 
 @fault("store: replies lost after the upload", "gs", "s3", proxy=True)
