@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from pyarrow import BufferReader
 
-from airflow_distil.conversation import Row
+from airflow_distil.conversation import LLM, Row
 from airflow_distil.datasets.manifest import Identity
-from airflow_distil.datasets.source import numbered, open_source
+from airflow_distil.datasets.source import Source, numbered, open_source
 from airflow_distil.datasets.stores import open_store
 from airflow_distil.datasets.uri import URI
+from airflow_distil.engine.asking import Asker
 from airflow_distil.engine.job import Job
 from airflow_distil.tasks.generator import GeneratorTask
 
 if TYPE_CHECKING:
     from airflow_distil.tasks.base import Task
 
-__all__ = ["process"]
+__all__ = ["process", "run_aside"]
 
 
 def process(task: Task, rows: list[Row]) -> list[Row]:
@@ -28,24 +29,34 @@ def process(task: Task, rows: list[Row]) -> list[Row]:
     source = numbered(task.candidates) if isinstance(task, GeneratorTask) else None
     if task.llm is None or not (rows or source):
         return []
-    identity = Identity(task_id=task.name)
     with tempfile.TemporaryDirectory(prefix="airflow-distil-") as scratch:
-        destination = URI.parse(scratch).join("dataset")
-        store = open_store(destination)
-        manifest = Job(
-            task=task,
-            llm=task.llm,
-            source=source or open_source(rows, stores=open_store),
-            store=store,
-            destination=str(destination),
-            identity=identity,
-            ask=identity.ask(0, ""),
-            # A notebook wants to see what it got; there is nothing to publish that could be half done.
-            max_failure_ratio=1.0,
-            scratch=Path(scratch),
-        ).run(report=lambda _: None)
-        tables = [pq.read_table(BufferReader(store.get(part.path))) for part in manifest.parts]
-    return [_row(rows, written, task) for table in tables for written in table.to_pylist()]
+        _, written = run_aside(task, task.llm, source or open_source(rows, stores=open_store), Path(scratch))
+    return [_row(rows, each, task) for each in written]
+
+
+def run_aside(task: Task, llm: LLM, source: Source, folder: Path) -> tuple[Asker, list[Row]]:
+    """Run a task over a source as it always runs, but to a folder that nobody keeps.
+
+    :return: what asked, and the rows of the dataset.
+    """
+    destination = URI.parse(str(folder)).join("dataset")
+    store = open_store(destination)
+    identity = Identity(task_id=task.name)
+    job = Job(
+        task=task,
+        llm=llm,
+        source=source,
+        store=store,
+        destination=str(destination),
+        identity=identity,
+        ask=identity.ask(0, ""),
+        # People want to see what they got; there is nothing to publish that could be half done.
+        max_failure_ratio=1.0,
+        scratch=folder,
+    )
+    manifest = job.run(report=lambda _: None)
+    written = [row for part in manifest.parts for row in pq.read_table(BufferReader(store.get(part.path))).to_pylist()]
+    return job.progress.asker, written
 
 
 def _row(rows: list[Row], written: Row, task: Task) -> Row:

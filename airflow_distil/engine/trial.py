@@ -10,21 +10,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow.parquet as pq
-from pyarrow import BufferReader
 from pydantic import SkipValidation
 
 from airflow_distil.conversation import LLM, Conversation, Row
-from airflow_distil.datasets.manifest import Identity
 from airflow_distil.datasets.source import Source, rows_of
-from airflow_distil.datasets.stores import open_store
-from airflow_distil.datasets.uri import URI
 from airflow_distil.engine.columns import Columns
 from airflow_distil.engine.dialogue import Outcome, Speech
 from airflow_distil.engine.estimate import Estimate, estimated, spread
-from airflow_distil.engine.job import Job, check_columns
+from airflow_distil.engine.job import check_columns
 from airflow_distil.engine.preview import Preview, Sample
 from airflow_distil.engine.rows import Twins, dialogues, is_skipped
+from airflow_distil.engine.standalone import run_aside
 from airflow_distil.exceptions import TaskDefinitionError, one_line
 from airflow_distil.llms.prices import dollars, price_of
 from airflow_distil.tasks.base import Task
@@ -148,30 +144,15 @@ def _skipped(ordinal: int) -> Sample:
 
 
 def _ask(task: Task, llm: LLM, source: Source, folder: Path) -> tuple[int, list[Sample]]:
-    """Run the task over rows, as it always runs, but to a place that nobody keeps. Return the calls, and each row's answers."""
-    identity = Identity(task_id=task.name)
-    destination = URI.parse(str(folder)).join("dataset")
-    store = open_store(destination)
-    job = Job(
-        task=task.model_copy(update={"add_raw_input": True, "add_raw_output": True}),
-        llm=llm,
-        source=source,
-        store=store,
-        destination=str(destination),
-        identity=identity,
-        ask=identity.ask(0, ""),
-        max_failure_ratio=1.0,
-        scratch=folder / "scratch",
-    )
-    manifest = job.run(report=lambda _: None)
-    written = [row for part in manifest.parts for row in pq.read_table(BufferReader(store.get(part.path))).to_pylist()]
+    """Run the task over rows. Return the calls, and each row's answers."""
+    told = task.model_copy(update={"add_raw_input": True, "add_raw_output": True})
+    asker, written = run_aside(told, llm, source, folder)
     samples = []
     # What upstream tasks of ours paid for is in the same list, before what this one did.
     for ordinal, row in enumerate(row for batch in source.batches() for row in rows_of(batch)):
         earlier = row.get("distil_metadata")
         known = sum(isinstance(entry, dict) for entry in earlier) if isinstance(earlier, list) else 0
         samples.append(_answered(task, [each for each in written if each["distil_row"] == ordinal], known))
-    asker = job.progress.asker
     return asker.calls - asker.retries, samples
 
 
