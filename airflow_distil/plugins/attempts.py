@@ -10,7 +10,8 @@ from typing import Any
 from airflow_distil.datasets.log import Fact, Kind, decode_segment
 from airflow_distil.datasets.manifest import CLAIMS, LOG, MANIFESTS, Claim, Manifest, numbers, read_claim, read_manifest
 from airflow_distil.datasets.stores import Store
-from airflow_distil.engine.dialogue import read_body
+from airflow_distil.engine.budget import Paid
+from airflow_distil.engine.dialogue import check_body, read_body
 from airflow_distil.plugins.evidence import Place
 
 __all__ = ["attempts"]
@@ -22,31 +23,29 @@ MOST_BYTES = 96 * 2**20
 
 
 @dataclass
-class _Paid:
-    """What was paid for under one claim."""
+class _Bill:
+    """What was paid for under one claim, and how many requests were refused."""
 
-    answers: int = 0
+    paid: Paid = field(default_factory=Paid)
     refused: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float | None = 0.0
     seen: set[int] = field(default_factory=set)
 
-    def add(self, fact: Fact) -> None:
+    def add(self, fact: Fact) -> bool:
+        """Add a fact; tell whether it is one that we could have written."""
+        try:
+            check_body(fact)
+        except ValueError:
+            return False
         if fact.number in self.seen:  # copies, made by compaction
-            return
+            return True
         self.seen.add(fact.number)
         if fact.kind is not Kind.ANSWER:
             self.refused += 1
-            return
-        self.answers += 1
+            return True
         body = read_body(fact)
-        usage = body.get("usage")
-        tokens_in, tokens_out = usage if isinstance(usage, list) and len(usage) == 2 else (None, None)
-        self.input_tokens += tokens_in if isinstance(tokens_in, int) else 0
-        self.output_tokens += tokens_out if isinstance(tokens_out, int) else 0
-        cost = body.get("cost")
-        self.cost_usd = self.cost_usd + cost if isinstance(cost, int | float) and self.cost_usd is not None else None
+        tokens_in, tokens_out = body.get("usage") or (None, None)
+        self.paid.add(tokens_in, tokens_out, body.get("cost"))
+        return True
 
 
 def attempts(store: Store, place: Place) -> dict[str, Any]:
@@ -62,10 +61,10 @@ def attempts(store: Store, place: Place) -> dict[str, Any]:
         raise LookupError("it is not of this task")
     claims = [read_claim(store, number) for number in claimed[-MOST_CLAIMS:]]
     ours = [claim for claim in claims if _is_of(claim, place)]
-    paid, complete = _paid(store, {claim.nonce for claim in ours})
+    bills, complete = _bills(store, {claim.nonce for claim in ours})
     published = _published(store)
     return {
-        "attempts": [_told(claim, paid[claim.nonce], published.get(claim.nonce)) for claim in reversed(ours)],
+        "attempts": [_told(claim, bills[claim.nonce], published.get(claim.nonce)) for claim in reversed(ours)],
         "others": len(claimed) - len(ours),
         "complete": complete,
     }
@@ -76,22 +75,23 @@ def _is_of(claim: Claim, place: Place) -> bool:
     return (identity.dag_id, identity.run_id, identity.task_id, identity.map_index) == tuple(place)
 
 
-def _paid(store: Store, nonces: Iterable[str]) -> tuple[dict[str, _Paid], bool]:
+def _bills(store: Store, nonces: Iterable[str]) -> tuple[dict[str, _Bill], bool]:
     wanted = set(nonces)
-    paid: dict[str, _Paid] = defaultdict(_Paid)
+    bills: dict[str, _Bill] = defaultdict(_Bill)
     left, complete = MOST_BYTES, True
     for entry in store.list(LOG):
         left -= entry.size
         if left < 0:
-            return paid, False
+            return bills, False
         try:
             facts, _ = decode_segment(store.get(entry.name))
-            for fact in facts:
-                if fact.nonce.hex() in wanted:
-                    paid[fact.nonce.hex()].add(fact)
         except (ValueError, FileNotFoundError):  # damaged, or compacted meanwhile
             complete = False
-    return paid, complete
+            continue
+        for fact in facts:
+            if fact.nonce.hex() in wanted:
+                complete &= bills[fact.nonce.hex()].add(fact)
+    return bills, complete
 
 
 def _published(store: Store) -> dict[str, Manifest]:
@@ -100,7 +100,8 @@ def _published(store: Store) -> dict[str, Manifest]:
     return {manifest.nonce: manifest for manifest in manifests}
 
 
-def _told(claim: Claim, paid: _Paid, manifest: Manifest | None) -> dict[str, Any]:
+def _told(claim: Claim, bill: _Bill, manifest: Manifest | None) -> dict[str, Any]:
+    paid = bill.paid
     counts = Counter({name: getattr(manifest, name) for name in ("ok", "unparsed", "failed", "skipped")}) if manifest else None
     return {
         "claim": claim.number,
@@ -112,8 +113,8 @@ def _told(claim: Claim, paid: _Paid, manifest: Manifest | None) -> dict[str, Any
         "published_at": manifest.created_at if manifest else None,
         "rows": dict(counts) if counts else None,
         "answers": paid.answers,
-        "refused": paid.refused,
+        "refused": bill.refused,
         "input_tokens": paid.input_tokens,
         "output_tokens": paid.output_tokens,
-        "cost_usd": paid.cost_usd if paid.answers else None,
+        "cost_usd": paid.summary["cost_usd"] if paid.answers else None,
     }
