@@ -288,16 +288,16 @@ def check_columns(task: Task, schema: pa.Schema) -> None:
 
     :raises TaskDefinitionError: if the source lacks a column, or an output would overwrite one.
     """
-    needed = [
-        task.input_mappings.get(name, name)
+    needed = {
+        task.input_mappings.get(name, name): name
         for name, required in task.input_names.items()
         if required or name in task.input_mappings
-    ]
-    if missing := [name for name in needed if name not in schema.names]:
+    }
+    if missing := [column for column in needed if column not in schema.names]:
         raise TaskDefinitionError(
             f"Task {task.name!r} reads {_list(missing)}, which the source does not have. "
             f"Its columns are {_list(schema.names)}. If one of them is meant, pass "
-            f"input_mappings={{{missing[0]!r}: '<column>'}}."
+            f"input_mappings={{{needed[missing[0]]!r}: '<column>'}}."
         )
     written = [task.output_mappings.get(name, name) for name in (*task.output_names, "model_name")]
     if twice := sorted({name for name in written if written.count(name) > 1}):

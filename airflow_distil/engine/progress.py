@@ -188,7 +188,7 @@ class Progress:
         """
         now = time.monotonic()
         # What came from the log was not asked, and would make the rest look faster than it will be.
-        worked = self.tally.done - (self.replayed if self.phase == "asking" else 0)
+        worked = self.tally.done - (self.replayed if self.phase != "writing" else 0)
         # Of the whole run, once it is published: how fast the parts were written is not what people ask.
         began = self._began if self.phase == "published" else self._phase_began
         rate = worked / max(now - began, 1e-9)

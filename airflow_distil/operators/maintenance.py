@@ -62,6 +62,8 @@ class CleanDatasetsOperator(BaseOperator):
         **kwargs: Unpack[AirflowOptions],
     ) -> None:
         super().__init__(**kwargs)
+        if not isinstance(grace, dt.timedelta):
+            raise TaskDefinitionError(f"grace is {grace!r}; give a timedelta, such as timedelta(days=7).")
         if grace < LEAST_GRACE:
             raise TaskDefinitionError(f"grace is {grace}; give at least {LEAST_GRACE}, so that nothing that is in use goes.")
         if keep_editions is not None and keep_editions < 1:

@@ -199,6 +199,11 @@ class TestMappings:
         with pytest.raises(TaskDefinitionError, match="'typo'"):
             lab.job(questions("a"), Model(), TextGeneration(input_mappings={"system_prompt": "typo"}))
 
+    def test_what_is_advised_can_be_pasted(self, lab):
+        """The advice named the column that is not there as the task's input, which broke the import of the DAG."""
+        with pytest.raises(TaskDefinitionError, match=r"input_mappings=\{'instruction': '<column>'\}"):
+            lab.job(questions("a"), Model(), TextGeneration(input_mappings={"instruction": "question"}))
+
     def test_optional_column_may_be_absent(self, lab):
         """`system_prompt` is optional."""
         assert lab.run(questions("a"), Model())[0]["generation"] == "a!"

@@ -103,6 +103,15 @@ def test_replayed_rows_do_not_promise_an_early_end():
     assert progress.snapshot()["eta_s"] is None
 
 
+@pytest.mark.parametrize("phase", ["asking", "published", "published already"])
+def test_what_was_not_asked_has_no_speed(phase):
+    """A run that did nothing was told to have done 77,317 rows a second."""
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
+    progress.tally.counts["ok"] = progress.replayed = 10
+    progress.phase = phase
+    assert progress.snapshot()["rows_per_s"] == 0
+
+
 def test_kinds_have_no_word_of_others():
     """Progress goes to XCom, where no text of a row, an answer or an endpoint may be."""
     tally = Tally(100, 1.0)

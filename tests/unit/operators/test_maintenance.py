@@ -120,6 +120,7 @@ def test_no_dataset_is_a_warning(root, caplog):
     ("arguments", "message"),
     [
         ({"grace": dt.timedelta(hours=1)}, "grace is 1:00:00; give at least 1 day"),
+        ({"grace": 0}, r"grace is 0; give a timedelta"),
         ({"keep_editions": 0}, "keep_editions is 0"),
         ({"dry_run": "{{ params.dry_run }}"}, "it is no template"),
     ],
