@@ -7,6 +7,7 @@ import sqlite3
 from collections import defaultdict
 from contextlib import closing
 from datetime import UTC, datetime
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def load(home: Path, file: Path) -> dict[str, DAG]:
     """Copy a DAG file into the DAGs folder, and parse it there as Airflow does."""
     target = home / "dags" / file.name
     shutil.copy(file, target)
+    # Python believes a compiled file whose source has the same size and second: an edit in a test may have both.
+    Path(cache_from_source(str(target))).unlink(missing_ok=True)
     bag = DagBag(str(target), bundle_path=home / "dags", bundle_name="dags-folder")
     assert bag.import_errors == {}
     return dict(bag.dags)
