@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["DiskMap"]
@@ -39,7 +40,12 @@ class DiskMap:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value of a key."""
+        self.update(key, lambda _: value)
+
+    def update(self, key: bytes, change: Callable[[bytes | None], bytes]) -> None:
+        """Set the value of a key to what `change` makes of the one that it has, or of None."""
         at, there = self._find(key)
+        value = change(self._map[at + KEY : at + self._record] if there else None)
         if not there:
             if self._count >= self._slots * MAX_LOAD:
                 self._grow()

@@ -42,6 +42,7 @@ class PartWriter:
         self._before_upload = before_upload
         self._parts: list[Part] = []
         self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_bytes = 0
         self._writer: pq.ParquetWriter | None = None
         self._rows = 0
 
@@ -51,8 +52,9 @@ class PartWriter:
         :raises OSError: if the disk is full.
         """
         self._waiting.append(batch)
-        rows = sum(waiting.num_rows for waiting in self._waiting)
-        if rows >= GROUP_ROWS or sum(waiting.nbytes for waiting in self._waiting) >= GROUP_BYTES:
+        self._waiting_rows += batch.num_rows
+        self._waiting_bytes += batch.nbytes
+        if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
             self._end_group()
             if self._path.stat().st_size >= PART_BYTES:
                 self._end_part()
@@ -75,7 +77,7 @@ class PartWriter:
         table = pa.Table.from_batches(self._waiting, self._schema)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._rows += table.num_rows
-        self._waiting = []
+        self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
     def _end_part(self) -> None:
         if self._writer is not None:

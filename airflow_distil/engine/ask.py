@@ -146,6 +146,7 @@ class AskPass:
             raise self._failure
 
     async def _feed(self) -> None:
+        loop = asyncio.get_running_loop()  # before Python 3.12 each look at it is a system call
         ordinal = 0
         replayed = 0
         # One batch ahead, read in a thread: the store's latency is not the window's. In one thread, as the memory that each new
@@ -167,7 +168,7 @@ class AskPass:
                     if replayed % REPLAYS_PER_TURN == 0:
                         await asyncio.sleep(0)
                     continue
-                task = asyncio.create_task(self._converse(state))
+                task = loop.create_task(self._converse(state))
                 self._open.add(task)
                 task.add_done_callback(self._ended)
 

@@ -15,7 +15,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from random import Random
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict
 
@@ -111,7 +111,8 @@ _REQUESTS = (Chat, Complete, Embed, Rank)
 class _Draws(Random):
     """The random numbers of a conversation, seeded when the first one of a step is drawn.
 
-    Seeding costs as much as a prompt, and most tasks draw none.
+    Seeding costs as much as a prompt, and most tasks draw none. All dialogues of a run share one: between two requests nothing
+    else runs, and at the next each begins anew.
     """
 
     def __init__(self) -> None:
@@ -166,6 +167,7 @@ class Speech:
     ask: bytes
     read: Callable[[Row], Row]
     outputs: list[str] = field(init=False)
+    draws: _Draws = field(init=False, default_factory=_Draws)
 
     def __post_init__(self) -> None:
         # A property of the task, asked for often; it does not change within a run.
@@ -187,12 +189,11 @@ class Dialogue:
     count_twin: Callable[[bytes], int]
     first: Turn | None = field(default=None, init=False)
     _talk: Conversation = field(init=False)
-    _rng: _Draws = field(init=False)
     _twin: int | None = field(init=False, default=None)
     _chain: bytes = field(init=False, default=b"")
-    _turns: list[Turn] = field(init=False, default_factory=list)
+    _turns: list[Turn] = field(init=False)
     _listed: bool = field(init=False, default=False)
-    _trace: list[Exchange] = field(init=False, default_factory=list)
+    _trace: list[Exchange] = field(init=False)
     _own: bool = field(init=False, default=False)
     _ended: Outcome | None = field(init=False, default=None)
 
@@ -228,11 +229,10 @@ class Dialogue:
 
     def _open(self) -> None:
         self._trace, self._ended, self._chain = [], None, b""
-        self._rng = _Draws()
         self._reseed()
         try:
             # A copy: what a task does to its row must not be seen by the next sample, nor when the row is told again.
-            self._talk = self.speech.task.converse(_copied(self.input), self._rng)
+            self._talk = self.speech.task.converse(_copied(self.input), self.speech.draws)
             requests = self._requests(next(self._talk))
         except StopIteration as end:
             self._end(end.value)
@@ -286,17 +286,17 @@ class Dialogue:
     def _hear(self, requests: list[tuple[Request, bytes]]) -> None:
         self._turns = []
         for request, content in requests:
-            if not self._chain:
-                self._chain = self._root(content)
-            self._chain = digest(self._chain, content)
+            self._chain = digest(self._chain, content) if self._chain else self._opening(content)
             self._turns.append(Turn(request, content, self._chain, len(self._trace) + len(self._turns)))
         if self.first is None:
             self.first = self._turns[0]
 
-    def _root(self, content: bytes) -> bytes:
+    def _opening(self, content: bytes) -> bytes:
+        """Return the key of the first request."""
+        key = digest(_root(self.speech.round, self.sample, 0), content)
         if self._twin is None:
-            self._twin = self.count_twin(digest(str(self.sample).encode(), content))
-        return digest(f"{self.speech.round}/{self.sample}/{self._twin}".encode())
+            self._twin = self.count_twin(key)
+        return digest(_root(self.speech.round, self.sample, self._twin), content) if self._twin else key
 
     def _end(self, columns: Any) -> None:
         if columns is None:
@@ -332,7 +332,12 @@ class Dialogue:
 
     def _reseed(self) -> None:
         # Per step, so that what a task draws at one step cannot depend on how much it drew before.
-        self._rng.reseed(partial(_seed, self.speech.task, self.input, self.sample, len(self._trace)))
+        self.speech.draws.reseed(partial(_seed, self.speech.task, self.input, self.sample, len(self._trace)))
+
+
+@lru_cache(maxsize=1024)
+def _root(round: int, sample: int, twin: int) -> bytes:
+    return digest(f"{round}/{sample}/{twin}".encode())
 
 
 def _copied(row: Row) -> Row:

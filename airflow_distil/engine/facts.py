@@ -224,15 +224,18 @@ class Facts:
     def _place(self, fact: Fact, place: int) -> None:
         if fact.kind is Kind.BAD_ROW and fact.ask != self._ask:
             return  # void outside its ask; the answers before it hold
-        slot = self._index.get(fact.key)
+        self._index.update(fact.key, partial(self._better, fact, place))
+        if fact.step == 0 and fact.work == self._work and fact.claim != self._claim.number:
+            self._firsts.put(_who(fact.ordinal, fact.sample), fact.key)
+
+    def _better(self, fact: Fact, place: int, slot: bytes | None) -> bytes:
+        """Return the slot of a fact's key, with its place where the fact is the best."""
         best, best_claim, mine, mine_claim = _SLOT.unpack(slot) if slot else _NOWHERE
         if fact.claim >= best_claim:
             best, best_claim = place, fact.claim
         if fact.ask == self._ask and fact.claim >= mine_claim:
             mine, mine_claim = place, fact.claim
-        self._index.put(fact.key, _SLOT.pack(best, best_claim, mine, mine_claim))
-        if fact.step == 0 and fact.work == self._work and fact.claim != self._claim.number:
-            self._firsts.put(_who(fact.ordinal, fact.sample), fact.key)
+        return _SLOT.pack(best, best_claim, mine, mine_claim)
 
     def _compact(self, names: list[str]) -> None:
         """Write the facts of many segments into few, each of which says what it covers. Nothing is deleted."""

@@ -99,6 +99,7 @@ class Limiter:
         self._top = _ceiling() if ceiling is None else ceiling
         self._floor = min(FLOOR, self._top)
         self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: before Python 3.12 each look at it is a system call
         self._alarm: asyncio.TimerHandle | None = None
         # How fast.
         self._requests = Pace(requests_per_minute, self._began) if requests_per_minute else None
@@ -127,7 +128,8 @@ class Limiter:
 
     async def acquire(self) -> Lease:
         """Wait for a free place, the end of a cool-down, and the pace; first come, first served."""
-        place: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        place: asyncio.Future[Lease] = loop.create_future()
         self._waiting.append(place)
         self._wake()
         try:
@@ -266,7 +268,7 @@ class Limiter:
                 self._waiting.popleft().set_result(self._admit(now))
 
     def _wake_in(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         at = loop.time() + max(seconds, TICK)
         if self._alarm is not None:
             if self._alarm.when() <= at:

@@ -26,8 +26,14 @@ class Twins:
 
     def count(self, name: bytes) -> int:
         """Return how many earlier rows start so, and count this one."""
-        seen = int.from_bytes(self._map.get(name) or b"", "little")
-        self._map.put(name, (seen + 1).to_bytes(8, "little"))
+        seen = 0
+
+        def another(count: bytes | None) -> bytes:
+            nonlocal seen
+            seen = int.from_bytes(count or b"", "little")
+            return (seen + 1).to_bytes(8, "little")
+
+        self._map.update(name, another)
         return seen
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -11,13 +10,13 @@ import ssl
 import time
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 import msgspec
 import openai
+from msgspec import structs
 from pydantic import SecretStr
 
 from airflow_distil.conversation import Allowance, Answer, Chat, Complete, Embed, Request, Usage, canonical, resolve
@@ -112,7 +111,7 @@ class OpenAILLM:
         key = api_key or os.environ.get("OPENAI_API_KEY" if backend == "openai" else "AZURE_OPENAI_API_KEY")
         self._key = SecretStr((key or "").strip())
         self._headers = {name: SecretStr(value) for name, value in (headers or {}).items()}
-        self._wire: tuple[asyncio.AbstractEventLoop, Wire] | None = None
+        self._wire: Wire | None = None
         self._targets: dict[tuple[str, str, str | None], Target] = {}
         self._embeddings = Gathering(self._embed, room=BYTES, size=_room_of)
 
@@ -137,7 +136,7 @@ class OpenAILLM:
             request = resolve(request, self.model, self.parameters)
         path, body = _worded(request, n)
         if isinstance(request, Embed):
-            return [await self._embeddings.ask(request, canonical(replace(request, input="")))]
+            return [await self._embeddings.ask(request, canonical(structs.replace(request, input="")))]
         began = time.perf_counter()
         reply, allowance = await self._send("POST", path, body)
         return self._read(reply, request, n, time.perf_counter() - began, allowance)
@@ -154,8 +153,8 @@ class OpenAILLM:
         """Close the connections; the next `answer` opens new ones, in the event loop it runs in."""
         await self._embeddings.aclose()
         wire, self._wire = self._wire, None
-        if wire and wire[0] is asyncio.get_running_loop():
-            await wire[1].aclose()
+        if wire and wire.runs_here:
+            await wire.aclose()
 
     async def _embed(self, requests: Sequence[Embed]) -> list[Answer | LLMError]:
         """Ask for the vectors of texts, with the same model and parameters, in one call."""
@@ -245,10 +244,10 @@ class OpenAILLM:
 
     def _connected(self) -> Wire:
         # Connections belong to an event loop. One that is gone (a notebook's earlier asyncio.run) took its own with it.
-        loop = asyncio.get_running_loop()
-        if self._wire is None or self._wire[0] is not loop:
-            self._wire = loop, Wire(httpx2.create_ssl_context)
-        return self._wire[1]
+        wire = self._wire
+        if wire is None or not wire.runs_here:
+            wire = self._wire = Wire(httpx2.create_ssl_context)
+        return wire
 
     async def _draft(self, method: Literal["GET", "POST"], path: str, model: str | None) -> Target:
         """Let the SDK say what it would send: URL, authentication and headers, for OpenAI and for Azure."""

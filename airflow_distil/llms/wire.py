@@ -12,6 +12,7 @@ import asyncio
 import base64
 import socket
 import ssl
+import threading
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -133,6 +134,13 @@ class Wire:
         self._free: dict[tuple[Any, ...], deque[_Connection]] = {}
         self._addresses: dict[tuple[str, int], tuple[asyncio.Future[Any], float]] = {}
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether its event loop is the one that runs in this thread."""
+        # Not `get_running_loop() is`: before Python 3.12 that is a system call, for each request.
+        return self._loop.is_running() and self._thread == threading.get_ident()
 
     async def send(self, target: Target, body: bytes, within: float) -> Reply:
         """Send a request and wait for its reply.

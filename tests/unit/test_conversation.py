@@ -8,7 +8,6 @@ import math
 import subprocess
 import sys
 import textwrap
-from dataclasses import FrozenInstanceError
 
 import hypothesis.strategies as st
 import pytest
@@ -145,7 +144,7 @@ class TestValues:
     def test_they_are_frozen(self, value):
         """A request that is changed after its key was made is logged under another's name."""
         [name, *_] = value.__slots__ or ["model"]
-        with pytest.raises(FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(value, name, "other")
 
     def test_messages(self):

@@ -74,7 +74,7 @@ def test_a_second_event_loop_without_aclose():
         wires = []
         for loop in loops:
             loop.run_until_complete(llm.answer(Chat([user("hello")])))
-            wires.append(llm._wire[1])
+            wires.append(llm._wire)
         for loop, wire in zip(loops, wires, strict=True):
             loop.run_until_complete(wire.aclose())
             loop.close()
