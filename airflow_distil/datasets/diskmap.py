@@ -1,4 +1,4 @@
-"""A map from 16-byte keys to fixed-width values, in a file: a million facts must not become a million Python objects."""
+"""A map from hashes to fixed-width values, in a file: a million facts must not become a million Python objects."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 __all__ = ["DiskMap"]
 
-KEY = 16
-EMPTY = bytes(KEY)
 # Open addressing with linear probing stays at about two probes up to this load; beyond it they grow fast.
 MAX_LOAD = 0.6
 FIRST_SLOTS = 4096
@@ -20,12 +18,14 @@ class DiskMap:
 
     :param path: file to make; it is removed on `close`. The table is derived from the log, so it need not survive a crash.
     :param width: bytes of a value.
+    :param key: bytes of a key, at least 8. Zeros are none.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
+    def __init__(self, path: Path, width: int, key: int = 16) -> None:
         self._path = path
-        self._width = width
-        self._record = KEY + width
+        self._key = key
+        self._empty = bytes(key)
+        self._record = key + width
         self._count = 0
         self._slots = FIRST_SLOTS
         self._map = self._make(path, self._slots)
@@ -36,7 +36,7 @@ class DiskMap:
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
         at, there = self._find(key)
-        return self._map[at + KEY : at + self._record] if there else None
+        return self._map[at + self._key : at + self._record] if there else None
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value of a key."""
@@ -45,7 +45,7 @@ class DiskMap:
     def update(self, key: bytes, change: Callable[[bytes | None], bytes]) -> None:
         """Set the value of a key to what `change` makes of the one that it has, or of None."""
         at, there = self._find(key)
-        value = change(self._map[at + KEY : at + self._record] if there else None)
+        value = change(self._map[at + self._key : at + self._record] if there else None)
         if not there:
             if self._count >= self._slots * MAX_LOAD:
                 self._grow()
@@ -60,14 +60,14 @@ class DiskMap:
 
     def _find(self, key: bytes) -> tuple[int, bool]:
         """Return where a key stands, or would, and whether it is there."""
-        mask, record, table = self._slots - 1, self._record, self._map
+        mask, record, table, width, empty = self._slots - 1, self._record, self._map, self._key, self._empty
         slot = int.from_bytes(key[:8], "little") & mask
         while True:
             at = slot * record
-            found = table[at : at + KEY]
+            found = table[at : at + width]
             if found == key:
                 return at, True
-            if found == EMPTY:
+            if found == empty:
                 return at, False
             slot = (slot + 1) & mask
 
@@ -76,8 +76,8 @@ class DiskMap:
         larger = self._path.with_suffix(".larger")
         self._map, self._slots = self._make(larger, self._slots * 2), self._slots * 2
         for start in range(0, end, self._record):
-            key = old[start : start + KEY]
-            if key != EMPTY:
+            key = old[start : start + self._key]
+            if key != self._empty:
                 at, _ = self._find(key)
                 self._map[at : at + self._record] = old[start : start + self._record]
         old.close()

@@ -9,6 +9,7 @@ log. Both carry the same fields, so that any attempt, anywhere, can go on from t
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,25 +193,28 @@ SCHEMA = pa.schema(
 _TRAILER = b"distil-1"
 _CHECKSUM = 32
 
+BATCH_FACTS = 1024
 # Our segments hold 8 MiB of facts, and one more fact, whose answer is as long as the endpoint made it. What others wrote may be
 # any size, and unpack to a thousand times that; and several are read at a time.
 MOST_BYTES = 64 * 2**20
 _COVERED = re.compile(r"_distil/log/[A-Za-z0-9-]+/[A-Za-z0-9-]+\.arrow")
 
 
-def encode_segment(facts: list[Fact], covers: list[str] | None = None) -> bytes:
+def encode_segment(facts: Iterable[Fact], covers: list[str] | None = None) -> bytes:
     """Return a log segment.
 
+    :param facts: taken one batch after the other: as Python objects they are several times as large as in the segment.
     :param covers: for a compaction, names of the segments whose facts it holds.
     """
-    values = list(zip(*facts, strict=True)) or [()] * len(SCHEMA)
-    columns = [pa.array(column, field.type) for column, field in zip(values, SCHEMA, strict=True)]
     schema = SCHEMA.with_metadata({"covers": "\n".join(covers)} if covers else None)
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()
+    facts = iter(facts)
     with ipc.new_stream(sink, schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
-    data = sink.getvalue().to_pybytes()
-    return bytes(data + hashlib.sha256(data).digest() + _TRAILER)
+        while values := list(zip(*islice(facts, BATCH_FACTS), strict=True)):
+            columns = [pa.array(column, field.type) for column, field in zip(values, SCHEMA, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    sink.write(hashlib.sha256(sink.getbuffer()).digest() + _TRAILER)
+    return sink.getvalue()
 
 
 def decode_segment(data: bytes) -> tuple[list[Fact], list[str]]:

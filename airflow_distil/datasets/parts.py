@@ -17,9 +17,9 @@ __all__ = ["PartWriter"]
 
 # A part this large reads well in parallel, and its upload can be repeated without much loss.
 PART_BYTES = 256 * 1024 * 1024
-# Row groups are the unit that readers hold in memory.
+# Row groups are the unit that readers hold in memory, and so do we, twice: as it is gathered and as it is packed.
 GROUP_ROWS = 64 * 1024
-GROUP_BYTES = 32 * 1024 * 1024
+GROUP_BYTES = 16 * 1024 * 1024
 
 
 class PartWriter:
