@@ -15,7 +15,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from random import Random
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict
 
@@ -102,7 +102,8 @@ class Finder(Protocol):
     def __call__(self, key: bytes, *, own: bool) -> Fact | None: ...
 
 
-_FLAT = frozenset((str, int, float, bool, type(None)))
+_NOTHING = frozenset((type(None),))
+_FLAT = frozenset((str, int, float, bool)) | _NOTHING
 
 # `isinstance` of a union makes the union anew each time.
 _REQUESTS = (Chat, Complete, Embed, Rank)
@@ -116,12 +117,12 @@ class _Draws(Random):
     """
 
     def __init__(self) -> None:
-        self._due: Callable[[], int] | None = None
+        self._due: Dialogue | None = None
         self.gauss_next = None
 
-    def reseed(self, seed: Callable[[], int]) -> None:
-        """Begin a step."""
-        self._due = seed
+    def reseed(self, dialogue: Dialogue) -> None:
+        """Begin a step of a dialogue."""
+        self._due = dialogue
         self.gauss_next = None  # `gauss` makes two numbers at a time, and keeps one
 
     def seed(self, a: Any = None, version: int = 2) -> None:
@@ -146,7 +147,7 @@ class _Draws(Random):
 
     def _begin(self) -> None:
         if self._due is not None:
-            self.seed(self._due())
+            self.seed(self._due.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,16 @@ class Dialogue:
     def __post_init__(self) -> None:
         self._open()
 
+    @property
+    def seed(self) -> int:
+        """Seed of the random numbers of the next step: what a task draws there cannot depend on how much it drew before."""
+        task, row = self.speech.task, self.input
+        # A task that names no inputs reads the whole row.
+        names = task.input_names or [name for name in row if not name.startswith("distil_")]
+        read = json.dumps({name: row.get(name) for name in names}, sort_keys=True, default=str)
+        drawn = digest(str(task.seed).encode(), read.encode("utf-8", "surrogatepass"), str(self.sample).encode())
+        return int.from_bytes(digest(drawn, str(len(self._trace)).encode()), "little")
+
     def advance(self, find: Finder) -> Outcome | list[Turn]:
         """Go on as far as the facts reach: return the outcome, or the turns whose facts are missing."""
         while self._ended is None:
@@ -229,7 +240,7 @@ class Dialogue:
 
     def _open(self) -> None:
         self._trace, self._ended, self._chain = [], None, b""
-        self._reseed()
+        self.speech.draws.reseed(self)
         try:
             # A copy: what a task does to its row must not be seen by the next sample, nor when the row is told again.
             self._talk = self.speech.task.converse(_copied(self.input), self.speech.draws)
@@ -253,7 +264,7 @@ class Dialogue:
                 self._ended = Outcome("failed", {}, body["error"], self._trace, transient=fact.kind is Kind.TRANSIENT)
                 return
             answers.append(answer_of(body))
-        self._reseed()
+        self.speech.draws.reseed(self)
         try:
             requests = self._requests(self._talk.send(answers if self._listed else answers[0]))
         except StopIteration as end:
@@ -307,19 +318,22 @@ class Dialogue:
                 f"Task {self.speech.task.name!r} returned {type(columns).__name__}, not a dict of columns."
             )
         names = self.speech.outputs
-        if whole := [name for name in names if isinstance(columns.get(name), Answer)]:
+        row = {name: columns.get(name) for name in names}
+        kinds = set(map(type, row.values()))
+        if Answer in kinds:
+            whole = [name for name, value in row.items() if type(value) is Answer]
             raise TaskDefinitionError(
                 f"Task {self.speech.task.name!r} returned a whole Answer as {', '.join(whole)}. What `yield` gives is an "
                 "Answer: return its text, answer.text."
             )
-        if all(columns.get(name) is None for name in names):
+        if kinds <= _NOTHING:
             # A misspelt name must not be taken for a bad answer.
             other = sorted(set(columns) - set(names))
             what = f"the task returned {', '.join(other)}, and its outputs are {', '.join(names)}" if other else ""
             self._end_unparsed(what or "no output could be read from the answer", {})
             return
         try:
-            self._ended = Outcome("ok", self.speech.read({name: columns.get(name) for name in names}), None, self._trace)
+            self._ended = Outcome("ok", self.speech.read(row), None, self._trace)
         except Unparsed as unparsed:
             self._end_unparsed(unparsed.reason, unparsed.partial)
 
@@ -330,10 +344,6 @@ class Dialogue:
             readable = {}
         self._ended = Outcome("unparsed", readable, reason, self._trace)
 
-    def _reseed(self) -> None:
-        # Per step, so that what a task draws at one step cannot depend on how much it drew before.
-        self.speech.draws.reseed(partial(_seed, self.speech.task, self.input, self.sample, len(self._trace)))
-
 
 @lru_cache(maxsize=1024)
 def _root(round: int, sample: int, twin: int) -> bytes:
@@ -343,14 +353,6 @@ def _root(round: int, sample: int, twin: int) -> bytes:
 def _copied(row: Row) -> Row:
     # Nobody can change a text or a number, and most rows have nothing else.
     return dict(row) if _FLAT.issuperset(map(type, row.values())) else copy.deepcopy(row)
-
-
-def _seed(task: Task, input: Row, sample: int, step: int) -> int:
-    # A task that names no inputs reads the whole row.
-    names = task.input_names or [name for name in input if not name.startswith("distil_")]
-    read = json.dumps({name: input.get(name) for name in names}, sort_keys=True, default=str)
-    row = digest(str(task.seed).encode(), read.encode("utf-8", "surrogatepass"), str(sample).encode())
-    return int.from_bytes(digest(row, str(step).encode()), "little")
 
 
 class _Body(TypedDict, total=False):

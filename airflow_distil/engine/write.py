@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import pyarrow as pa
@@ -27,23 +27,23 @@ __all__ = ["OURS", "Bill", "WritePass", "replaced_columns"]
 
 # A source batch times many generations would be many answers in memory at a time.
 ROWS_AT_ONCE = 512
-METADATA = pa.list_(
-    pa.struct(
-        [
-            pa.field("task", pa.string()),
-            pa.field("model", pa.string()),
-            pa.field("input_tokens", pa.int64()),
-            pa.field("output_tokens", pa.int64()),
-            pa.field("cost_usd", pa.float64()),
-            pa.field("finish_reason", pa.string()),
-            pa.field("latency_s", pa.float64()),
-            pa.field("attempts", pa.int32()),
-            pa.field("error", pa.string()),
-            pa.field("raw_input", pa.string()),
-            pa.field("raw_output", pa.string()),
-        ]
-    )
+ENTRY = pa.schema(
+    [
+        pa.field("task", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("input_tokens", pa.int64()),
+        pa.field("output_tokens", pa.int64()),
+        pa.field("cost_usd", pa.float64()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("latency_s", pa.float64()),
+        pa.field("attempts", pa.int32()),
+        pa.field("error", pa.string()),
+        pa.field("raw_input", pa.string()),
+        pa.field("raw_output", pa.string()),
+    ]
 )
+METADATA = pa.list_(pa.struct(list(ENTRY)))
+_NAMES = ENTRY.names
 OURS: dict[str, pa.DataType] = {
     "distil_row": pa.int64(),
     "distil_map": pa.int32(),
@@ -53,6 +53,10 @@ OURS: dict[str, pa.DataType] = {
     "distil_metadata": METADATA,
 }
 """Our own columns, after the task's."""
+
+
+# What Arrow raises for a value of another type.
+_UNFIT = (pa.ArrowException, OverflowError)
 
 
 def replaced_columns(task: Task, schema: pa.Schema) -> set[str]:
@@ -160,18 +164,19 @@ class WritePass:
 
     def _batch(self, batch: pa.RecordBatch, written: list[tuple[int, int, Row, Fate]], schema: pa.Schema) -> pa.RecordBatch:
         # Source columns are taken over as they are: what Arrow can hold comes out as it went in.
-        positions = pa.array([position for position, *_ in written], pa.int64())
+        positions, ordinals, rows, told = zip(*written, strict=True)
         task = self.speech.task
-        arrays = [batch.column(name).take(positions) for name in self._kept()]
-        arrays += [self._task_array(name, [fate.columns.get(name) for *_, fate in written]) for name in task.output_names]
+        taken = pa.array(positions, pa.int64())
+        arrays = [batch.column(name).take(taken) for name in self._kept()]
+        arrays += [self._task_array(name, [fate.columns.get(name) for fate in told]) for name in task.output_names]
         arrays += [
             pa.array([self.speech.model] * len(written), pa.string()),
-            pa.array([ordinal for _, ordinal, *_ in written], pa.int64()),
+            pa.array(ordinals, pa.int64()),
             pa.array([self.map_index] * len(written), pa.int32()),
-            pa.array([fate.sample for *_, fate in written], pa.int32()),
-            pa.array([fate.status for *_, fate in written], pa.string()),
-            pa.array([fate.error for *_, fate in written], pa.string()),
-            _metadata_array([self._metadata(row, fate) for *_, row, fate in written]),
+            pa.array([fate.sample for fate in told], pa.int32()),
+            pa.array([fate.status for fate in told], pa.string()),
+            pa.array([fate.error for fate in told], pa.string()),
+            _metadata_array(list(map(self._metadata, rows, told))),
         ]
         written_batch = pa.record_batch(arrays, schema=schema)
         self.numbers.add(written_batch, [task.output_mappings.get(name, name) for name in task.output_names])
@@ -188,29 +193,30 @@ class WritePass:
             at += length or 0
         return pa.ListArray.from_arrays(pa.array([*offsets, at], pa.int32()), flat)
 
-    def _metadata(self, row: Row, fate: Fate) -> list[dict[str, Any]]:
+    def _metadata(self, row: Row, fate: Fate) -> list[tuple[Any, ...]]:
+        """Return an entry for each request behind a row, in the order of `METADATA`."""
         earlier = row.get("distil_metadata")
-        entries = [entry for entry in earlier if isinstance(entry, dict)] if isinstance(earlier, list) else []
+        entries = []
+        if isinstance(earlier, list):
+            entries = [tuple(map(entry.get, _NAMES)) for entry in earlier if isinstance(entry, dict)]
         for outcome in fate.outcomes:
             entries += [self._entry(turn, body, keep_raw=outcome.status == "unparsed") for turn, _, body in outcome.trace]
         return entries
 
-    def _entry(self, turn: Turn, body: dict[str, Any], *, keep_raw: bool) -> dict[str, Any]:
-        task = self.speech.task
-        tokens_in, tokens_out = body.get("usage", (None, None))
-        return {
-            "task": task.name,
-            "model": body.get("model") or turn.request.model,
-            "input_tokens": tokens_in,
-            "output_tokens": tokens_out,
-            "cost_usd": body.get("cost"),
-            "finish_reason": body.get("finish_reason"),
-            "latency_s": body.get("latency"),
-            "attempts": body.get("attempts"),
-            "error": body.get("error"),
-            "raw_input": turn.prompt if task.add_raw_input else None,
-            "raw_output": body.get("text") if task.add_raw_output or keep_raw else None,
-        }
+    def _entry(self, turn: Turn, body: dict[str, Any], *, keep_raw: bool) -> tuple[Any, ...]:
+        task, known = self.speech.task, body.get
+        return (
+            task.name,
+            known("model") or turn.request.model,
+            *known("usage", (None, None)),
+            known("cost"),
+            known("finish_reason"),
+            known("latency"),
+            known("attempts"),
+            known("error"),
+            turn.prompt if task.add_raw_input else None,
+            known("text") if task.add_raw_output or keep_raw else None,
+        )
 
     def _kept(self) -> list[str]:
         replaced = replaced_columns(self.speech.task, self.schema)
@@ -225,22 +231,28 @@ class WritePass:
         return {**types, task.output_mappings.get("model_name", "model_name"): pa.string(), **OURS}
 
 
-def _metadata_array(metadata: list[list[dict[str, Any]]]) -> pa.Array:
+def _metadata_array(metadata: list[list[tuple[Any, ...]]]) -> pa.Array:
     try:
-        # Field by field: Arrow takes three times as long to find the fields in each entry.
-        entries = [entry for row in metadata for entry in row]
-        fields = [pa.array([entry.get(field.name) for entry in entries], field.type) for field in METADATA.value_type]
-        offsets = pa.array([0, *accumulate(map(len, metadata))], pa.int32())
-        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(METADATA.value_type)), METADATA)
-    except (pa.ArrowException, OverflowError):
+        entries = _entries(chain.from_iterable(metadata))
+    except _UNFIT:
         # The source's own entries can be anybody's; those that are not like ours are left out.
-        return pa.array([[entry for entry in entries if _fits(entry)] for entries in metadata], METADATA)
+        metadata = [[entry for entry in row if _fits(entry)] for row in metadata]
+        entries = _entries(chain.from_iterable(metadata))
+    offsets = pa.array([0, *accumulate(map(len, metadata))], pa.int32())
+    return pa.ListArray.from_arrays(offsets, entries, METADATA)
 
 
-def _fits(entry: dict[str, Any]) -> bool:
+def _entries(metadata: Iterable[tuple[Any, ...]]) -> pa.StructArray:
+    # Field by field: Arrow takes three times as long to find the fields in each entry.
+    columns = list(zip(*metadata, strict=True)) or [()] * len(ENTRY)
+    fields = [pa.array(column, field.type) for column, field in zip(columns, ENTRY, strict=True)]
+    return pa.StructArray.from_arrays(fields, fields=list(ENTRY))
+
+
+def _fits(entry: tuple[Any, ...]) -> bool:
     try:
-        pa.array([entry], METADATA.value_type)
-    except (pa.ArrowException, OverflowError):
+        _entries([entry])
+    except _UNFIT:
         return False
     return True
 

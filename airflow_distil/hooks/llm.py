@@ -209,7 +209,10 @@ class LLMHook(BaseHook):
         try:
             return (key or "").strip() or None, url, _Settings.model_validate(extra)
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+            wrong = "; ".join(
+                f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
+                for each in error.errors(include_input=False)
+            )
         known = ", ".join(_Settings.model_fields)
         raise TaskDefinitionError(f"Connection {self.llm_conn_id!r}, extra fields: {wrong}. The fields are: {known}.")
 

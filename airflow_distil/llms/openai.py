@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import socket
 import ssl
 import time
 from array import array
@@ -298,6 +299,9 @@ class OpenAILLM:
             return Fatal(f"{message} Next: check the base URL and the certificates that this machine trusts.")
         if isinstance(error, Unusable):
             return Fatal(f"{message} Next: check the base URL, and the proxy and gateways on the way; then run again.")
+        if isinstance(error, ConnectionRefusedError | socket.gaierror):
+            # It may be starting, so it is tried again; but mostly it is not there at all.
+            message += " Next: see whether the server runs, and whether the connection's host is its address."
         return Transient(message)
 
     @property
@@ -414,6 +418,8 @@ def _shares(usage: Any, name: str, count: int) -> Sequence[int | None]:
     # What no call can have cost is not a count: added up, it would not fit its column.
     if not isinstance(total, int) or isinstance(total, bool) or not 0 <= total < MOST_TOKENS:
         return [None] * count
+    if count == 1:
+        return (total,)
     share, rest = divmod(total, count)
     return [share + (i < rest) for i in range(count)]
 

@@ -200,7 +200,7 @@ class TaskOperator(DistilOperator):
             task = self.task_class(**given)
         except ValidationError as error:
             wrong = "; ".join(
-                ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
+                ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))))
                 for each in error.errors(include_url=False, include_input=False)
             )
             # Not `from error`: its text repeats all arguments.

@@ -125,13 +125,18 @@ def main() -> int:
     text = table(sorted(verdicts, key=lambda verdict: _place(verdict, faults)))
     print(f"\n{text}\n\n{totals(verdicts)} ({time.monotonic() - began:.0f} s, seed {chosen.seed})")
     if chosen.write:
-        readme.put(f"{text}\n\n{totals(verdicts)}", BEGIN, END)
+        readme.put(told(text, verdicts), BEGIN, END)
     return 0 if all(verdict.kept for verdict in verdicts) else 1
 
 
 def _place(verdict: Verdict, faults: list[Fault]) -> tuple[int, str]:
     names = [fault.name for fault in faults]
     return (names.index(verdict.fault) if verdict.fault in names else len(names), verdict.where)
+
+
+def told(table: str, verdicts: list[Verdict]) -> str:
+    """Return what the README says: the sums, and behind them the table, which is longer than all else there."""
+    return f"{totals(verdicts)}\n\n<details><summary>Every fault, and what became of it</summary>\n\n{table}\n\n</details>"
 
 
 def totals(verdicts: list[Verdict]) -> str:

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page, expect
 from airflow_distil import open_dataset
 from airflow_distil.plugins.pages import router
 from airflow_distil.testing import FakeLLM, Fault, sensible
+from tests.contracts.stores.backends import BUCKET, gcs_emulator
 from tests.system.airflow_standalone import Standalone
 from tests.system.browser import WIDE, Theme, chromium_browser, visit
 
@@ -125,6 +126,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         FakeLLM(answer=sensible, latency=lambda draw: draw.uniform(0.2, 0.6), faults=[filtered]) as slow,
         FakeLLM(answer=echo) as echoing,
         FakeLLM(faults=[Fault(status=400, body=FILTER, times=None)]) as broken,
+        gcs_emulator() as gcs,
         Standalone(
             folder / "home",
             folder / "dags",
@@ -137,17 +139,23 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
                 "echo": connection(echoing, "echo"),
                 "broken": connection(broken, "writer-large"),
             },
-            env={"AIRFLOW__DISTIL__DATASET_ROOT": str(folder / "datasets")},
+            env={
+                "AIRFLOW__DISTIL__DATASET_ROOT": str(folder / "datasets"),
+                "AIRFLOW__DISTIL__UI_ROOTS": f"{folder / 'datasets'}, gs://{BUCKET}/pages",
+                "STORAGE_EMULATOR_HOST": gcs,
+            },
         ) as airflow,
         chromium_browser() as browser,
     ):
-        conf = {"questions": str(questions), "elsewhere": str(folder / "elsewhere")}
+        conf = {"questions": str(questions), "elsewhere": str(folder / "elsewhere"), "bucket": f"gs://{BUCKET}/pages/lakes"}
         earlier = airflow.trigger("reviews", conf)
-        runs = {dag: airflow.trigger(dag, conf) for dag in ("reviews", "topics", "refusals")}
+        runs = {dag: airflow.trigger(dag, conf) for dag in ("reviews", "topics", "refusals", "bucket", "patient")}
         runs["hostile"] = airflow.trigger("hostile", {"questions": str(hostile)})
         assert airflow.wait("reviews", earlier, 180) == "success"
-        states = {dag: airflow.wait(dag, run, 180) for dag, run in runs.items()}
-        assert states == {"reviews": "success", "topics": "success", "refusals": "failed", "hostile": "success"}
+        states = {dag: airflow.wait(dag, run, 180) for dag, run in runs.items() if dag != "patient"}
+        assert states == dict.fromkeys(states, "success") | {"refusals": "failed"}
+        waiting = f"dags/patient/dagRuns/{runs['patient']}/taskInstances/again"
+        airflow.until(lambda: airflow.get(waiting)["state"] == "up_for_retry", 90, "nothing waits for its retry")
         spoil(airflow, runs["topics"], folder / "datasets")
         yield Scene(airflow, browser, folder, slow, runs, earlier)
 
@@ -200,6 +208,7 @@ def test_a_running_task_is_watched_from_its_first_seconds(scene: Scene):
         expect(bar).to_have_attribute("aria-valuenow", "100", timeout=45_000)
         expect(page.get_by_text("status 400")).to_be_visible()
         expect(page.get_by_text("In flight", exact=True)).to_be_visible()
+        expect(page.get_by_text("of $5.00 allowed")).to_be_visible()
         expect(page.get_by_text("rows/s").first).to_be_visible()
         expect(page.locator("path.area").nth(3)).to_be_attached()
         shot(page, "live")
@@ -354,6 +363,8 @@ def test_attempts_and_details_say_where_it_comes_from(scene: Scene):
         ("gone", "topics", "by_topic", 1, "was deleted or has expired"),
         ("foreign", "topics", "by_topic", 2, "did not publish"),
         ("unknown", "topics", "no_such_task", -1, "no such task instance"),
+        ("waiting", "patient", "after", -1, "has not begun yet"),
+        ("retry", "patient", "again", -1, "will start another"),
     ],
 )
 def test_each_state_says_what_to_do(scene: Scene, kind: str, dag: str, task: str, map_index: int, words: str):
@@ -364,6 +375,16 @@ def test_each_state_says_what_to_do(scene: Scene, kind: str, dag: str, task: str
         expect(notice).to_be_visible()
         expect(notice).to_contain_text(words)
         shot(page, f"state-{kind}")
+
+
+def test_a_dataset_in_a_bucket(scene: Scene):
+    """The API server could read local files only, or a bucket with the worker's credentials only."""
+    with visit(scene.browser, scene.airflow, "vic") as page:
+        page.goto(scene.url("bucket", "in_gs"))
+        expect(page.locator(".row")).to_have_count(2)
+        expect(page.locator(".row").first).to_contain_text("Name a lake.")
+        page.get_by_role("tab", name="Attempts").click()
+        expect(page.get_by_role("cell", name="edition 1")).to_be_visible()
 
 
 def test_a_mapped_instance_has_a_page_of_its_own(scene: Scene):
@@ -480,6 +501,18 @@ def test_it_is_a_part_of_airflow(scene: Scene):
         page.wait_for_url("**/tasks/ratings*")
         assert "/air/dags/reviews/" in page.url
         expect(page.locator("iframe")).to_have_count(0)
+
+
+def test_airflow_has_a_button_that_leads_here(scene: Scene):
+    """The link was in the API, and nowhere on the screen."""
+    with visit(scene.browser, scene.airflow, "vic") as page:
+        page.goto(f"{scene.airflow.run_url('reviews', scene.runs['reviews'])}/tasks/ratings")
+        button = page.get_by_role("link", name="Dataset", exact=True)
+        expect(button).to_be_visible()
+        shot(page, "link-in-airflow")
+        with page.context.expect_page() as opened:
+            button.click()
+        expect(opened.value.locator(".row").first).to_be_visible()
 
 
 def test_summary_names_the_page(scene: Scene):

@@ -58,7 +58,29 @@ with DAG("refusals", schedule=None):
     )
 
 with DAG("slow", schedule=None):
-    TextGenerationOperator(task_id="watched", source=QUESTIONS, llm_conn_id="slow", max_concurrency=4, retries=0)
+    TextGenerationOperator(
+        task_id="watched", source=QUESTIONS, llm_conn_id="slow", max_concurrency=4, max_cost_usd=5, retries=0
+    )
+
+with DAG("bucket", schedule=None):
+    TextGenerationOperator(
+        task_id="in_gs",
+        source=[{"instruction": "Name a lake."}, {"instruction": "Name a sea."}],
+        destination="{{ dag_run.conf['bucket'] }}",
+        llm_conn_id="writer",
+    )
+
+with DAG("patient", schedule=None):
+    again = TextGenerationOperator(
+        task_id="again", source="/nowhere/questions.jsonl", llm_conn_id="writer", retries=1, retry_delay=timedelta(hours=1)
+    )
+    TextGenerationOperator(
+        task_id="after",
+        source=again.output,
+        columns=["generation"],
+        template="{{ generation }}",
+        llm_conn_id="writer",
+    )
 
 with DAG("hostile", schedule=None):
     TextGenerationOperator(task_id="echo", source=QUESTIONS, columns=["instruction"], llm_conn_id="echo")
