@@ -68,7 +68,7 @@ export function InstancePage() {
 
 function tabsOf({ dataset, progress }: Instance): Tab[] {
   const rows = dataset && dataset.rows > 0 ? [{ id: "rows", name: "Rows", hint: compact(dataset.rows) }] : [];
-  const run = progress ? [{ id: "run", name: "Run" }] : [];
+  const run = progress?.total ? [{ id: "run", name: "Run" }] : []; // before that it has not asked for anything
   const more = dataset && dataset.rows > 0 ? [{ id: "charts", name: "Distributions" }, { id: "compare", name: "Compare" }] : [];
   return [...rows, ...run, ...more, { id: "attempts", name: "Attempts" }, { id: "details", name: "Details" }];
 }
@@ -130,10 +130,10 @@ function Figures({ known, isFinal }: { known: Instance; isFinal: boolean }) {
   const paid = progress?.paid;
   const tokens = (figures.input_tokens ?? 0) + (figures.output_tokens ?? 0);
   const tokenBudget = progress?.max_total_tokens
-    ? `${compact((paid?.input_tokens ?? 0) + (paid?.output_tokens ?? 0))} of ${compact(progress.max_total_tokens)} allowed`
+    ? `${compact((paid?.input_tokens ?? 0) + (paid?.output_tokens ?? 0))} of ${compact(progress.max_total_tokens)}`
     : `${compact(figures.input_tokens)} in, ${compact(figures.output_tokens)} out`;
   const costBudget = progress?.max_cost_usd
-    ? `${dollars(paid?.cost_usd ?? figures.cost_usd)} of ${dollars(progress.max_cost_usd)} allowed`
+    ? `${dollars(paid?.cost_usd ?? figures.cost_usd)} of ${dollars(progress.max_cost_usd)}`
     : costHint(figures.cost_usd, done, running);
   return (
     <>
@@ -148,8 +148,8 @@ function Figures({ known, isFinal }: { known: Instance; isFinal: boolean }) {
         <Tile label="Unparsed" value={count(counts.unparsed)} hint={percent(counts.unparsed, asked)} tone={counts.unparsed ? "unparsed" : undefined} />
         {counts.skipped > 0 && <Tile label="Skipped" value={count(counts.skipped)} hint="not ok upstream" />}
         {progress?.lost ? <Tile label="Lost" value={count(progress.lost)} hint="candidates" /> : null}
-        <Tile label="Tokens" value={compact(tokens)} hint={tokenBudget} />
-        <Tile label="Cost" value={dollars(figures.cost_usd)} hint={costBudget} />
+        <Tile label="Tokens" value={compact(tokens)} hint={tokenBudget} title={progress?.max_total_tokens ? "All that was paid, of max_total_tokens" : undefined} />
+        <Tile label="Cost" value={dollars(figures.cost_usd)} hint={costBudget} title={progress?.max_cost_usd ? "All that was paid, of max_cost_usd" : undefined} />
       </dl>
     </>
   );

@@ -23,9 +23,17 @@ export function Badge({ state }: { state: string | null }) {
   );
 }
 
-export function Tile({ label, value, hint, tone }: { label: string; value: ComponentChildren; hint?: string | undefined; tone?: string | undefined }) {
+interface Told {
+  label: string;
+  value: ComponentChildren;
+  hint?: string | undefined;
+  tone?: string | undefined;
+  title?: string | undefined;
+}
+
+export function Tile({ label, value, hint, tone, title }: Told) {
   return (
-    <div class="tile" data-tone={tone}>
+    <div class="tile" data-tone={tone} title={title}>
       <dt>{label}</dt>
       <dd>{value}</dd>
       {hint && <dd class="hint">{hint}</dd>}
