@@ -60,7 +60,7 @@ def system(content: str) -> dict[str, Any]:
 
 # What each row makes several of are structs of msgspec: a frozen dataclass takes five times as long to make.
 class _Asked(Struct, frozen=True, kw_only=True):
-    """What every request carries beside its own content.
+    """What every request carries beside its own content. `msgspec.structs.replace(request, …)` makes another of it.
 
     :param parameters: OpenAI wire parameters of this request (`temperature`, `stop`, …). They win over the LLM's own.
     :param model: model to ask; None until the engine resolves it to the LLM's.
@@ -105,7 +105,7 @@ class Rank(_Asked, frozen=True):
 
 
 Request: TypeAlias = Chat | Complete | Embed | Rank
-# Sorted, each in its own way; which of the two writes a request depends on the request alone.
+# Both sort alike, but spell some floats differently: what is told must always be of the first.
 _FAST = msgspec.json.Encoder(order="sorted")
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _R = TypeVar("_R", bound=_Asked)
@@ -130,8 +130,13 @@ def canonical(request: Request) -> bytes:
             return encoded
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
         pass
-    # A lone surrogate is valid in a Python string and not in UTF-8; it must not stop a row from having a name.
-    return _JSON.encode(content).encode("utf-8", "surrogatepass")
+    text = _JSON.encode(content)
+    try:
+        return _FAST.encode(json.loads(text))
+    except (UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
+        # A lone surrogate is valid in a Python string and not in UTF-8, and an integer may have any length; neither must stop a
+        # row from having a name.
+        return text.encode("utf-8", "surrogatepass")
 
 
 def digest(*parts: bytes) -> bytes:
@@ -182,7 +187,7 @@ class Allowance:
     tokens: Quota | None = None
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, eq=False):
     """What a model answered to one request.
 
     :param text: generated text; None if the model gave none.
@@ -192,7 +197,8 @@ class Answer(Struct, frozen=True):
     :param model: model name that the endpoint reported; it may be more exact than the one asked for.
     :param usage: tokens.
     :param latency: seconds from sending to the last byte.
-    :param allowance: what the endpoint said about its limits; answers of one call share the object.
+    :param allowance: what the endpoint said about its limits; answers of one call share the object. Answers that differ in it
+        alone are equal.
     """
 
     text: str | None = None
@@ -203,6 +209,19 @@ class Answer(Struct, frozen=True):
     usage: Usage = Usage()
     latency: float | None = None
     allowance: Allowance | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return self._answered == other._answered if isinstance(other, Answer) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._answered)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.allowance is None else repr(structs.replace(self, allowance=None))
+
+    @property
+    def _answered(self) -> tuple[Any, ...]:
+        return structs.astuple(self)[:-1]
 
 
 class Unparsed(Exception):

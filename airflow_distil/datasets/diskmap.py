@@ -18,7 +18,7 @@ class DiskMap:
 
     :param path: file to make; it is removed on `close`. The table is derived from the log, so it need not survive a crash.
     :param width: bytes of a value.
-    :param key: bytes of a key, at least 8. Zeros are none.
+    :param key: bytes of a key, at least 8. One of zeros cannot be stored.
     """
 
     def __init__(self, path: Path, width: int, key: int = 16) -> None:

@@ -71,9 +71,9 @@ class Fact(NamedTuple):
 
 _KINDS = {int(kind): kind for kind in Kind}
 # Rows are told in about the order in which their facts came, so what is asked for next mostly stands near. A block holds some
-# 200 facts; several, because the rows around the end of one change between it and the next.
-NEAR = 2**16
-NEAR_BLOCKS = 4
+# fifty facts, and is read nearly as fast as one; several, because rows that were in flight together lie in any order.
+NEAR = 2**14
+NEAR_BLOCKS = 8
 # A megabyte holds a thousand of them, and is read as fast as one.
 BLOCK = 2**20
 
@@ -133,8 +133,10 @@ class Scratch:
     def at(self, offset: int) -> Fact:
         """Return the fact that stands at an offset."""
         number, at = divmod(offset, NEAR)
-        content = _content(self._near.get(number, b""), at)
-        if content is None:  # also at the end of what was read before more was appended
+        block = self._near.get(number, b"")
+        content = _content(block, at)
+        if content is None and len(block) < NEAR:  # not read yet, or before more was appended
+            self._near.pop(number, None)
             if len(self._near) == NEAR_BLOCKS:
                 del self._near[next(iter(self._near))]
             self._near[number] = block = os.pread(self._file, NEAR, number * NEAR)
@@ -193,6 +195,7 @@ SCHEMA = pa.schema(
 _TRAILER = b"distil-1"
 _CHECKSUM = 32
 
+# As Python objects a megabyte or two at a time, and enough of them to be packed well.
 BATCH_FACTS = 1024
 # Our segments hold 8 MiB of facts, and one more fact, whose answer is as long as the endpoint made it. What others wrote may be
 # any size, and unpack to a thousand times that; and several are read at a time.

@@ -168,7 +168,7 @@ class Speech:
     ask: bytes
     read: Callable[[Row], Row]
     outputs: list[str] = field(init=False)
-    draws: _Draws = field(init=False, default_factory=_Draws)
+    draws: _Draws = field(init=False, default_factory=_Draws, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # A property of the task, asked for often; it does not change within a run.
@@ -239,7 +239,7 @@ class Dialogue:
             self._open()
 
     def _open(self) -> None:
-        self._trace, self._ended, self._chain = [], None, b""
+        self._turns, self._trace, self._ended, self._chain = [], [], None, b""
         self.speech.draws.reseed(self)
         try:
             # A copy: what a task does to its row must not be seen by the next sample, nor when the row is told again.
@@ -345,6 +345,7 @@ class Dialogue:
         self._ended = Outcome("unparsed", readable, reason, self._trace)
 
 
+# Of a few samples and twins; more of them are only hashed again.
 @lru_cache(maxsize=1024)
 def _root(round: int, sample: int, twin: int) -> bytes:
     return digest(f"{round}/{sample}/{twin}".encode())

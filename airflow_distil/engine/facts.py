@@ -67,7 +67,7 @@ class Facts:
         self._copied = Scratch(workspace.path / "log")
         self._index = DiskMap(workspace.path / "index", _SLOT.size)
         self._firsts = DiskMap(workspace.path / "firsts", 16)
-        self._uploaded = self._reached = 0
+        self._uploaded = 0
         self._segment = 0
         self._number = 0
 
@@ -153,7 +153,8 @@ class Facts:
         """
         end = self._scratch.size
         while self._uploaded < end:
-            facts = self._next_segment(self._uploaded, end)
+            segment = _Segment(self._scratch, self._uploaded, end)
+            facts = iter(segment)
             if (first := next(facts, None)) is not None:
                 # A new name for each try: of an upload that seemed to fail the reply may have been lost, and by the next try
                 # there are more facts to put into the segment. Copies count once.
@@ -161,17 +162,7 @@ class Facts:
                 name = f"{LOG}{self._claim.folder}/{self._segment:06d}.arrow"
                 if not create(self._store, name, encode_segment(chain([first], facts))):
                     raise OSError(f"{name} exists already and is not ours")
-            self._uploaded = self._reached
-
-    def _next_segment(self, start: int, end: int) -> Iterator[Fact]:
-        """Yield what stands in the scratch file from `start` and fills a segment, and note where that ends."""
-        for offset, fact in self._scratch.read(start, end):
-            if offset - start >= SEGMENT_BYTES:
-                self._reached = offset
-                return
-            if fact.kind is not Kind.TRANSIENT:
-                yield fact
-        self._reached = end
+            self._uploaded = segment.end
 
     def close(self) -> None:
         """Remove the indexes and the copy of the log; the scratch file is the workspace's."""
@@ -259,6 +250,26 @@ class Facts:
                 create(self._store, f"{LOG}{self._claim.folder}/compact-{number:06d}.arrow", encode_segment(facts, covers))
                 facts, covers, size = [], [], 0
         log.info("Compacted %d log segments into %d", len(names), number)
+
+
+class _Segment:
+    """What stands in a scratch file from `start` and fills a segment. `end` is where that ends, once all of it is taken."""
+
+    end: int
+
+    def __init__(self, scratch: Scratch, start: int, last: int) -> None:
+        self._scratch = scratch
+        self._start = start
+        self._last = last
+
+    def __iter__(self) -> Iterator[Fact]:
+        for offset, fact in self._scratch.read(self._start, self._last):
+            if offset - self._start >= SEGMENT_BYTES:
+                self.end = offset
+                return
+            if fact.kind is not Kind.TRANSIENT:
+                yield fact
+        self.end = self._last
 
 
 def is_compaction(name: str) -> bool:

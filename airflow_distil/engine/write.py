@@ -27,7 +27,7 @@ __all__ = ["OURS", "Bill", "WritePass", "replaced_columns"]
 
 # A source batch times many generations would be many answers in memory at a time.
 ROWS_AT_ONCE = 512
-ENTRY = pa.schema(
+_ENTRY = pa.schema(
     [
         pa.field("task", pa.string()),
         pa.field("model", pa.string()),
@@ -42,8 +42,8 @@ ENTRY = pa.schema(
         pa.field("raw_output", pa.string()),
     ]
 )
-METADATA = pa.list_(pa.struct(list(ENTRY)))
-_NAMES = ENTRY.names
+METADATA = pa.list_(pa.struct(list(_ENTRY)))
+_NAMES = _ENTRY.names
 OURS: dict[str, pa.DataType] = {
     "distil_row": pa.int64(),
     "distil_map": pa.int32(),
@@ -204,18 +204,18 @@ class WritePass:
         return entries
 
     def _entry(self, turn: Turn, body: dict[str, Any], *, keep_raw: bool) -> tuple[Any, ...]:
-        task, known = self.speech.task, body.get
+        task = self.speech.task
         return (
             task.name,
-            known("model") or turn.request.model,
-            *known("usage", (None, None)),
-            known("cost"),
-            known("finish_reason"),
-            known("latency"),
-            known("attempts"),
-            known("error"),
+            body.get("model") or turn.request.model,
+            *body.get("usage", (None, None)),
+            body.get("cost"),
+            body.get("finish_reason"),
+            body.get("latency"),
+            body.get("attempts"),
+            body.get("error"),
             turn.prompt if task.add_raw_input else None,
-            known("text") if task.add_raw_output or keep_raw else None,
+            body.get("text") if task.add_raw_output or keep_raw else None,
         )
 
     def _kept(self) -> list[str]:
@@ -244,9 +244,9 @@ def _metadata_array(metadata: list[list[tuple[Any, ...]]]) -> pa.Array:
 
 def _entries(metadata: Iterable[tuple[Any, ...]]) -> pa.StructArray:
     # Field by field: Arrow takes three times as long to find the fields in each entry.
-    columns = list(zip(*metadata, strict=True)) or [()] * len(ENTRY)
-    fields = [pa.array(column, field.type) for column, field in zip(columns, ENTRY, strict=True)]
-    return pa.StructArray.from_arrays(fields, fields=list(ENTRY))
+    columns = list(zip(*metadata, strict=True)) or [()] * len(_ENTRY)
+    fields = [pa.array(column, field.type) for column, field in zip(columns, _ENTRY, strict=True)]
+    return pa.StructArray.from_arrays(fields, fields=list(_ENTRY))
 
 
 def _fits(entry: tuple[Any, ...]) -> bool:

@@ -301,7 +301,9 @@ class OpenAILLM:
             return Fatal(f"{message} Next: check the base URL, and the proxy and gateways on the way; then run again.")
         if isinstance(error, ConnectionRefusedError | socket.gaierror):
             # It may be starting, so it is tried again; but mostly it is not there at all.
-            message += " Next: see whether the server runs, and whether the connection's host is its address."
+            message += (
+                " Next: see whether the server runs, and whether the connection's host (or the environment's proxy) is right."
+            )
         return Transient(message)
 
     @property

@@ -138,7 +138,7 @@ class Wire:
 
     @property
     def runs_here(self) -> bool:
-        """Whether its event loop is the one that runs in this thread."""
+        """Whether its event loop is the one that runs in this thread. Of two nested ones there, the outer counts as well."""
         # Not `get_running_loop() is`: before Python 3.12 that is a system call, for each request.
         return self._loop.is_running() and self._thread == threading.get_ident()
 

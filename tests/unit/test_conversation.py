@@ -12,12 +12,16 @@ import textwrap
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
 from airflow_distil.conversation import (
     LLM,
+    Allowance,
+    Answer,
     Chat,
     Complete,
     Embed,
+    Quota,
     Rank,
     Unparsed,
     Usage,
@@ -47,6 +51,12 @@ chats = st.builds(
 )
 
 
+class Words(str):
+    """Text of another type."""
+
+    __slots__ = ()
+
+
 def shuffled(value):
     """Return an equal value whose dicts have another order."""
     if isinstance(value, dict):
@@ -72,6 +82,13 @@ class TestCanonical:
         as_json = [json.dumps([c.messages, c.response_format, c.parameters, c.model], sort_keys=True) for c in (one, other)]
         assert (canonical(one) == canonical(other)) == (as_json[0] == as_json[1])
 
+    @given(value=values, text=st.text(max_size=5), chat=chats)
+    def test_types_that_say_the_same_have_equal_bytes(self, value, text, chat):
+        """A template that marks its text as safe, or a list that became a tuple: all was paid again."""
+        plain = replace(chat, messages=[user([text, value])])
+        other = replace(chat, messages=[user((Words(text), value))])
+        assert canonical(plain) == canonical(other)
+
     def test_kinds_are_told_apart(self):
         """A completion of "x" is not its embedding."""
         requests = [Chat([user("x")]), Complete("x"), Embed("x"), Embed([user("x")]), Rank("x", ["y"]), Rank("x", ["y", "z"])]
@@ -85,6 +102,9 @@ class TestCanonical:
                 '{"kind":"chat","messages":[{"content":"naïve 🙂","role":"user"}],"model":null,'
                 '"parameters":{"temperature":0.5},"response_format":null}'
             ).encode()
+        )
+        assert canonical(Complete("", parameters={"x": [1e-5, 1e16, 1.5e300, -0.0, 1.0]})) == (
+            b'{"kind":"complete","model":null,"parameters":{"x":[0.00001,1e16,1.5e300,-0.0,1.0]},"prompt":""}'
         )
         assert canonical(Rank("q", ["a", "b"])) == (
             b'{"candidates":["a","b"],"input":"q","kind":"rank","model":null,"parameters":{}}'
@@ -146,6 +166,13 @@ class TestValues:
         [name, *_] = value.__slots__ or ["model"]
         with pytest.raises(AttributeError):
             setattr(value, name, "other")
+
+    def test_what_is_left_of_a_limit_makes_no_other_answer(self):
+        """Two equal answers of a real endpoint always differed: it had one request less to give."""
+        one, other = (Answer("a", allowance=Allowance(Quota(100, left))) for left in (2, 1))
+        assert one == other == Answer("a") != Answer("b")
+        assert len({one, other}) == 1
+        assert repr(one) == repr(Answer("a"))
 
     def test_messages(self):
         """In OpenAI's form."""

@@ -420,3 +420,33 @@ class TestDraws:
         rng.reseed(SimpleNamespace(seed=1))
         rng.setstate(Random(7).getstate())
         assert rng.random() == Random(7).random()
+
+    def test_another_row_between_two_steps_changes_nothing(self):
+        """All rows of a run share one source of them."""
+
+        class Drawing(TwoTurns):
+            def converse(self, input, rng):
+                yield Chat([user(f"{input['instruction']} {rng.random()}")])
+                answer = yield Chat([user(f"{input['instruction']} {rng.random()}")])
+                return {"draft": answer.text, "final": str(rng.random())}
+
+        def last(rows):
+            shared, log = speech(Drawing()), Log()
+            talks = [Dialogue(shared, {"instruction": row}, 0, 0, lambda _: 0) for row in rows]
+            for _ in range(2):
+                for talk in talks:
+                    for turn in talk.advance(log):
+                        log.tell(turn, "x")
+            return [(talk.advance(log).columns["final"], talk.advance(log).trace[1].turn.key) for talk in talks]
+
+        assert last(["a", "b"]) == [*last(["a"]), *last(["b"])]
+
+    def test_row_that_cannot_be_asked_about_can_be_shown(self):
+        """What a debugger, or a failed assertion, shows of it raised an error of its own."""
+
+        class Broken(TwoTurns):
+            def converse(self, input, rng):
+                raise KeyError("x")
+                yield
+
+        assert "KeyError" in repr(dialogue(Broken()))

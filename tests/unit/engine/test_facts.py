@@ -123,6 +123,27 @@ def test_failed_flush_loses_nothing(begin, store, monkeypatch):
     assert begin(2).load() == 2
 
 
+def test_flush_that_is_overtaken_loses_nothing(begin, store, monkeypatch):
+    """While one upload hung, another began and failed: what that one had taken counted as uploaded."""
+    facts = begin()
+    write(facts, "a")
+    put = store.put
+
+    def hanging(*told):
+        monkeypatch.setattr(store, "put", lambda *_: (_ for _ in ()).throw(OSError("503")))
+        write(facts, "b")
+        with pytest.raises(OSError, match="503"):
+            facts.flush()
+        monkeypatch.setattr(store, "put", put)
+        put(*told)
+
+    monkeypatch.setattr(store, "put", hanging)
+    facts.flush()
+    assert facts.pending
+    facts.flush()
+    assert begin(2).load() == 2
+
+
 def test_lost_reply_of_a_flush_loses_nothing(begin, store, monkeypatch):
     """The name of the first try is taken, by us, with other content than the second try has."""
     facts = begin()

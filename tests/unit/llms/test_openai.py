@@ -81,6 +81,26 @@ def test_a_second_event_loop_without_aclose():
         assert wires[0] is not wires[1]
 
 
+def test_a_loop_in_another_thread():
+    """Its requests went over connections of the first one, which runs at the same time."""
+
+    async def other() -> object:
+        await llm.answer(Chat([user("hello")]))
+        wire = llm._wire
+        await llm.aclose()
+        return wire
+
+    async def first() -> None:
+        await llm.answer(Chat([user("hello")]))
+        wire = llm._wire
+        assert wire is not await asyncio.to_thread(asyncio.run, other())
+        await wire.aclose()
+
+    with FakeLLM() as server:
+        llm = OpenAILLM("m", base_url=server.base_url)
+        asyncio.run(first())
+
+
 def test_aclose_twice_and_unused():
     """Closing what was never used raised in the `finally` of a failed run, and hid the failure."""
 
