@@ -14,7 +14,7 @@ from airflow_distil.exceptions import DistilError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, or 2 if something is wrong with what it was given."""
+    """Run a command; return its exit code: 0, 1 if no row that was asked was answered, 2 if what it was given is wrong."""
     parser = argparse.ArgumentParser(prog="python -m airflow_distil", description="airflow-distil on the command line.")
     commands = parser.add_subparsers(dest="command", required=True)
     look = commands.add_parser(
@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2
     sys.stdout.write(f"{found!r}\n")
-    return 0
+    asked = [sample for sample in found.samples if sample.requests]
+    return int(bool(asked) and all(sample.status == "failed" for sample in asked))
 
 
 def _task(file: Path, task_id: str, dag_id: str | None) -> Any:
@@ -50,9 +51,11 @@ def _task(file: Path, task_id: str, dag_id: str | None) -> Any:
         raise SourceError(f"There is no DAG file {file}.")
     from airflow.dag_processing.dagbag import DagBag
 
+    sys.path.append(str(file.resolve().parent))  # as Airflow does with the DAGs folder
     bag = DagBag(str(file))
     if bag.import_errors:
-        raise TaskDefinitionError(f"{file} cannot be imported: {next(iter(bag.import_errors.values()))}")
+        why = next(iter(bag.import_errors.values())).strip().rpartition("\n")[2]  # Airflow has logged the whole of it
+        raise TaskDefinitionError(f"{file} cannot be imported: {why}")
     dags = [dag for dag in bag.dags.values() if dag_id in (None, dag.dag_id)]
     found = [dag.task_dict[task_id] for dag in dags if task_id in dag.task_dict]
     if len(found) == 1:

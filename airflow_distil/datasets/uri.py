@@ -22,7 +22,7 @@ _SIGNATURE = re.compile(r"[?&][\w.-]*(?:sig|signature|token|credential|secret|pa
 
 # It says nothing of the text, which is the secret.
 _ADVICE = (
-    "a URI carries credentials (user:password@…, or a signature or token after '?'). URIs end up in logs and XComs: keep the "
+    "carries credentials (user:password@…, or a signature or token after '?'). URIs end up in logs and XComs: keep the "
     "secret in an Airflow connection and write scheme://conn_id@bucket/key."
 )
 
@@ -73,7 +73,7 @@ class URI:
             )
         scheme, conn_id, bucket = parts["scheme"].lower(), parts["conn_id"], parts["bucket"]
         if ":" in bucket or not re.fullmatch(r"[\w!#().-]*", conn_id or ""):
-            raise TaskDefinitionError(_ADVICE)
+            raise TaskDefinitionError(f"a URI {_ADVICE}")
         if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
             raise TaskDefinitionError(f"unknown scheme {scheme}://. Known are {known} and absolute paths.")
@@ -106,14 +106,15 @@ class URI:
         return self.key.rpartition("/")[2]
 
 
-def refuse_credentials(text: str) -> None:
+def refuse_credentials(text: str, name: str = "a URI") -> None:
     """Refuse what looks like a URI with a secret in it.
 
+    :param name: of the parameter that it was given for.
     :raises TaskDefinitionError: without repeating the text.
     """
     # A path of this host has neither user nor query, and may have any character.
     if not text.startswith(("/", "file:///")) and (_PASSWORD.search(text) or _SIGNATURE.search(text)):
-        raise TaskDefinitionError(_ADVICE)
+        raise TaskDefinitionError(f"{name} {_ADVICE}")
 
 
 def _check_local(uri: URI, text: str) -> None:

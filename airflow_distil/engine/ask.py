@@ -9,6 +9,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ WINDOW_LEAST = 32
 # Rows replayed between two looks at the event loop: often enough for timers and signals, seldom enough to cost nothing.
 REPLAYS_PER_TURN = 64
 # Enough to see what a model does wrong, too little to fill a log.
-UNPARSED_SHOWN = 3
+BAD_SHOWN = 3
 CHARACTERS_SHOWN = 300
 # Of two prompts that should be one, what stands before the first difference.
 CHARACTERS_BEFORE = 100
@@ -116,7 +117,7 @@ class AskPass:
     _looking: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _tick: float = field(init=False, default_factory=time.time)
     _honours_n: bool = field(init=False, default=True)
-    _shown: int = field(init=False, default=0)
+    _shown: Counter[str] = field(init=False, default_factory=Counter)
     _arrived: dict[bytes, Fact] = field(init=False, default_factory=dict)
 
     async def run(self) -> None:
@@ -233,20 +234,25 @@ class AskPass:
         outcomes = [outcome for outcome in state.outcomes if outcome is not None]
         self._take(state.ordinal, list(fates(self.speech, outcomes, asked=state.asked)))
 
-    def _show_unparsed(self, ordinal: int, fate: Fate) -> None:
-        """Log what a model said that could not be read, for the first few: what nothing is published of can be seen nowhere."""
+    def _show_bad(self, ordinal: int, fate: Fate) -> None:
+        """Log why the first few are not ok: who watches need not wait, and what is not published can be seen nowhere else."""
         for outcome in fate.outcomes:
-            if outcome.status == "unparsed" and outcome.trace and self._shown < UNPARSED_SHOWN:
-                self._shown += 1
+            if outcome.status == "ok" or not outcome.trace or self._shown[outcome.status] >= BAD_SHOWN:
+                continue
+            self._shown[outcome.status] += 1
+            error = one_line(str(outcome.error))
+            if outcome.status == "unparsed":
                 said = str(outcome.trace[-1].body.get("text"))[:CHARACTERS_SHOWN]
-                log.warning("Row %d could not be read: %s. The model said: %r", ordinal, one_line(str(outcome.error)), said)
+                log.warning("Row %d could not be read: %s. The model said: %r", ordinal, error, said)
+            else:
+                log.warning("Row %d failed: %s", ordinal, error)
 
     def _take(self, ordinal: int, told: list[Fate]) -> None:
         try:
             for _, fate in self.selection.take(ordinal, told):
                 # What failed before anything was asked is in no log.
                 self.progress.replayed += not fate.asked and any(outcome.trace for outcome in fate.outcomes)
-                self._show_unparsed(ordinal, fate)
+                self._show_bad(ordinal, fate)
         except TooManyFailures as error:
             self._halt(error)
 

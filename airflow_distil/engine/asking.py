@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from airflow_distil.conversation import LLM, Answer, Request
 from airflow_distil.engine.limits import Limiter
-from airflow_distil.exceptions import QuotaExceeded, RateLimited, Transient
+from airflow_distil.exceptions import QuotaExceeded, RateLimited, Transient, one_line
 
 __all__ = ["Asker"]
 
@@ -87,7 +87,9 @@ class Asker:
                 self._answered_at = self.limiter.clock()
                 return answers, tried
             self.problems[kind] += 1
-            log.debug("Asking again in %.1f s: %s", wait, problem)
+            # The first of each kind for whoever watches; after a while progress says how many there are.
+            level = logging.WARNING if self.problems[kind] == 1 else logging.DEBUG
+            log.log(level, "Asking again in %.1f s: %s", wait, one_line(problem))
             await asyncio.sleep(wait)
 
     def _wait(self, error: RateLimited | Transient, tried: int) -> float:

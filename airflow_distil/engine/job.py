@@ -185,7 +185,7 @@ class Job:
         )
         with _naming(self.destination):
             if known := facts.load():
-                log.info("Going on from %d facts that earlier attempts paid for", known)
+                log.info("Going on from %d answers that earlier attempts paid for", known)
         twins = Twins(workspace.path / "twins")
         asking = AskPass(
             speech=speech,

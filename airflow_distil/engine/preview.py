@@ -129,8 +129,8 @@ def _said(sample: Sample) -> Iterator[tuple[str, str]]:
     """Yield the kind and the text of each thing that is shown of a row."""
     for number, prompt in enumerate(sample.prompts):
         yield "prompt", prompt
-        if number < len(sample.answers):
-            yield "answer", sample.answers[number] or ""
+        if number < len(sample.answers) and (answer := sample.answers[number]) is not None:
+            yield "answer", answer
     for outputs in sample.outputs:
         for name, value in outputs.items():
             if value not in sample.answers:  # which is shown above

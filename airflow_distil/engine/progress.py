@@ -16,7 +16,7 @@ from airflow_distil.exceptions import TooManyFailures
 __all__ = ["Progress", "Tally"]
 
 # A whole answer, or a whole prompt that a provider repeats, must not become a key.
-REASON_LENGTH = 160
+REASON_LENGTH = 240
 # A reason that quotes its row is another one for each row; beyond this many they are counted together.
 MOST_REASONS = 1000
 OTHER_REASONS = "other reasons"
@@ -138,9 +138,8 @@ def _kind(reason: str) -> str:
     """Return what kind of trouble a reason tells of, in our own words: progress goes to XCom, where no text of rows may be."""
     if status := re.search(r": status ([1-5]\d\d)\b", reason):
         return f"status {status[1]}"
-    name = re.match(r"\w+(?=:)", reason)
-    known = name is not None and isinstance(getattr(builtins, name[0], None), type)
-    return name[0] if name and known else "another reason"
+    names = re.findall(r"\b\w+(?=: )", reason)
+    return next((name for name in names if isinstance(getattr(builtins, name, None), type)), "another reason")
 
 
 @dataclass(slots=True)

@@ -165,7 +165,7 @@ def _answered(task: Task, rows: list[Row], known: int) -> Sample:
     return Sample(
         row=0,
         prompts=tuple(_readable(entry["raw_input"]) for entry in entries),
-        answers=tuple(entry["error"] if entry["raw_output"] is None else entry["raw_output"] for entry in entries),
+        answers=tuple(entry["raw_output"] for entry in entries),  # why there is none is in `error`
         status=worst["distil_status"],
         error=worst["distil_error"],
         outputs=tuple({name: row[name] for name in names} for row in rows),
@@ -182,6 +182,8 @@ def _figures(
     task: Task, total: int, samples: list[Sample], asked: list[Sample], calls: int
 ) -> tuple[list[Estimate | None], list[str]]:
     """Return estimates of calls, input tokens, output tokens and dollars, and what they come from."""
+    if asked and all(sample.status == "failed" for sample in asked):
+        return [None] * 4, [f"None of the rows that were asked ({len(asked)}) was answered: there is nothing to go by."]
     if asked:
         answers = sum(sample.requests for sample in asked)
         values = [

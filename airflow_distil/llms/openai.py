@@ -302,7 +302,7 @@ class OpenAILLM:
         if isinstance(error, ConnectionRefusedError | socket.gaierror):
             # It may be starting, so it is tried again; but mostly it is not there at all.
             message += (
-                " Next: see whether the server runs, and whether the connection's host (or the environment's proxy) is right."
+                ". Next: see whether the server runs, and whether the connection's host (or the environment's proxy) is right."
             )
         return Transient(message)
 

@@ -88,7 +88,7 @@ class DistilOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         _check_task(task)
-        _check_places(source, destination)
+        _check_places(self.task_id, source, destination)
         _check_source(task, source, {"limit": limit, "source_columns": source_columns, "schema": schema})
         if not 0 <= max_failure_ratio <= 1:
             raise TaskDefinitionError(f"max_failure_ratio is {max_failure_ratio:g}; it is a share, from 0 to 1.")
@@ -217,13 +217,15 @@ def _check_task(task: Any) -> None:
         raise TaskDefinitionError(f"Task {task.name!r} brings an LLM. Leave it out: the operator takes it from llm_conn_id.")
 
 
-def _check_places(source: Any, destination: Any) -> None:
+def _check_places(task_id: str, source: Any, destination: Any) -> None:
     """Refuse a URI with a password before it is in the serialized DAG; what templates make is looked at in `execute`."""
     from airflow_distil.datasets.uri import refuse_credentials
 
-    for place in [destination, *(source if isinstance(source, list | tuple) else [source])]:
+    sources = source if isinstance(source, list | tuple) else [source]
+    for name, place in [("destination", destination), *(("source", each) for each in sources)]:
         if isinstance(place, str) and "{{" not in place:
-            refuse_credentials(place)
+            # Airflow's import error has no line of the DAG file in it.
+            refuse_credentials(place, f"Task {task_id!r}: {name}")
 
 
 def _check_limits(cost: Any, tokens: Any) -> None:

@@ -12,6 +12,7 @@ from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.manifest import claim_name
 from airflow_distil.engine import ask as ask_module
 from airflow_distil.engine import job as job_module
+from airflow_distil.engine.ask import BAD_SHOWN
 from airflow_distil.engine.asking import LONGEST_TOLD, TRIES
 from airflow_distil.exceptions import (
     BadRow,
@@ -98,6 +99,27 @@ class TestFatal:
         with pytest.raises(Fatal):
             lab.job(many(4), model).run()
         assert len(lab.facts()) == 3
+
+
+class TestLog:
+    def test_says_why_while_it_happens(self, lab, caplog):
+        """Ninety rows failed one after the other, and the reason was told when the task had ended."""
+        told = []
+
+        def refuse(prompt, _):
+            told.append([each.getMessage() for each in caplog.records if each.levelname == "WARNING"])
+            return BadRow(f"refused {prompt}")
+
+        lab.job(questions(*"abcdefgh"), Model(refuse, max_concurrency=1)).run()
+        assert told[2][0] == "Row 0 failed: refused a"
+        assert sum(message.startswith("Row ") for message in told[-1]) == BAD_SHOWN
+
+    def test_says_why_it_asks_again(self, lab, caplog):
+        """For half a minute a host that is not there looked like one that is slow."""
+        passing = iter([Transient("nobody there"), Transient("nobody there"), "at last"])
+        lab.run(questions("a"), Model(lambda *_: next(passing)))
+        said = [each.levelname for each in caplog.records if "nobody there" in each.getMessage()]
+        assert said.count("WARNING") == 1
 
 
 class TestTransient:

@@ -201,7 +201,17 @@ class TestAnswers:
         )
         found = look(many(3), model, ask=3)
         assert [sample.status for sample in found.samples] == ["ok", "failed", "ok"]
-        assert (found.samples[1].answers, found.input_tokens.total) == (("too long",), 20)
+        assert (found.samples[1].answers, found.samples[1].error, found.input_tokens.total) == ((None,), "too long", 20)
+
+    def test_nobody_answered(self):
+        """A server that was down made a bill of $0.00, and its error was shown as what the model said."""
+        model = Model(lambda *_: BadRow("nobody there"), input_price=1.0, output_price=1.0)
+        found = look(many(3), model, ask=2)
+        assert (found.calls, found.input_tokens, found.output_tokens, found.cost_usd) == (None, None, None, None)
+        shown = repr(found)
+        assert "None of the rows that were asked (2) was answered" in shown
+        assert "failed: nobody there" in shown
+        assert "answer:" not in shown
 
     def test_a_wrong_key_is_raised(self):
         """It was shown as a row that failed."""

@@ -199,7 +199,7 @@ def test_no_uri_with_a_secret_is_repeated(folders, monkeypatch, caplog, case):
     assert not any(form in "".join(traceback.format_exception(raised.value)) + caplog.text for form in forms_of(KEY))
     if case in {"source", "presigned source", "glob", "list", "destination"}:
         # Before it is in the serialized DAG.
-        with pytest.raises(TaskDefinitionError, match="connection"):
+        with pytest.raises(TaskDefinitionError, match=r"^Task 't': (source|destination) carries credentials .* connection"):
             TextGenerationOperator(task_id="t", **arguments)
 
 

@@ -14,7 +14,7 @@ from airflow_distil.exceptions import SourceError, TaskDefinitionError
 from airflow_distil.llms import OpenAILLM
 from airflow_distil.operators import DistilOperator, EvolInstructGeneratorOperator, TextGenerationOperator
 from airflow_distil.tasks import TextGeneration
-from airflow_distil.testing import FakeLLM, sensible
+from airflow_distil.testing import FakeLLM, Fault, sensible
 from tests.unit.operators.attempts import attempt
 
 ROWS = [{"instruction": f"What is {{{{ {number} }}}}?"} for number in range(10)]
@@ -154,6 +154,10 @@ with DAG("two"):
 
 
 class TestCommand:
+    @pytest.fixture(autouse=True)
+    def path(self, monkeypatch):
+        monkeypatch.setattr(sys, "path", [*sys.path])
+
     @pytest.fixture
     def file(self, tmp_path):
         file = tmp_path / "my_dag.py"
@@ -195,6 +199,20 @@ class TestCommand:
         (tmp_path / "broken.py").write_text("from airflow.sdk import DAG\nraise RuntimeError('no such luck')")
         assert main(["preview", str(tmp_path / "broken.py"), "x"]) == 2
         assert "no such luck" in capsys.readouterr().err
+
+    def test_a_file_that_imports_its_neighbour(self, llm, tmp_path, capsys):
+        """Airflow finds it in the DAGs folder."""
+        (tmp_path / "neighbour_of_a_dag.py").write_text("TASK = 'answers'\n")
+        (tmp_path / "dag.py").write_text(
+            f"from neighbour_of_a_dag import TASK\n{DAGS.replace(chr(34) + 'answers' + chr(34), 'TASK')}"
+        )
+        assert main(["preview", str(tmp_path / "dag.py"), "answers"]) == 0
+
+    def test_nobody_answered_is_no_success(self, file, capsys):
+        """A script went on, with a bill of nothing."""
+        with FakeLLM(faults=[Fault(status=400, times=None)]) as llm, llm.as_connection():
+            assert main(["preview", file, "answers", "--ask", "1"]) == 1
+        assert "was answered" in capsys.readouterr().out
 
     def test_is_a_module_that_can_be_run(self, file):
         """`python -m airflow_distil` did nothing, or printed what Airflow logs among the rest."""

@@ -50,7 +50,7 @@ export function Summary({ figures }: { figures: Figures }) {
         median <b>{figure(figures.median)}</b>
       </span>
       <span>
-        90 % below <b>{figure(figures.p90)}</b>
+        90 % at most <b>{figure(figures.p90)}</b>
       </span>
       <span>
         max <b>{figure(figures.max)}</b>

@@ -66,11 +66,13 @@ export function InstancePage() {
   );
 }
 
-function tabsOf({ dataset, progress }: Instance): Tab[] {
+function tabsOf({ dataset, progress, problem }: Instance): Tab[] {
   const rows = dataset && dataset.rows > 0 ? [{ id: "rows", name: "Rows", hint: compact(dataset.rows) }] : [];
   const run = progress?.total ? [{ id: "run", name: "Run" }] : []; // before that it has not asked for anything
   const more = dataset && dataset.rows > 0 ? [{ id: "charts", name: "Distributions" }, { id: "compare", name: "Compare" }] : [];
-  return [...rows, ...run, ...more, { id: "attempts", name: "Attempts" }, { id: "details", name: "Details" }];
+  // Where nothing was ever returned or told, there is no destination to look for attempts in.
+  const attempts = progress || problem?.kind !== "nothing" ? [{ id: "attempts", name: "Attempts" }] : [];
+  return [...rows, ...run, ...more, ...attempts, { id: "details", name: "Details" }];
 }
 
 function Header({ known, isFinal }: { known: Instance; isFinal: boolean }) {
@@ -149,7 +151,7 @@ function Figures({ known, isFinal }: { known: Instance; isFinal: boolean }) {
         {counts.skipped > 0 && <Tile label="Skipped" value={count(counts.skipped)} hint="not ok upstream" />}
         {progress?.lost ? <Tile label="Lost" value={count(progress.lost)} hint="candidates" /> : null}
         <Tile label="Tokens" value={compact(tokens)} hint={tokenBudget} title={progress?.max_total_tokens ? "All that was paid, of max_total_tokens" : undefined} />
-        <Tile label="Cost" value={dollars(figures.cost_usd)} hint={costBudget} title={progress?.max_cost_usd ? "All that was paid, of max_cost_usd" : undefined} />
+        <Tile label="Cost" value={tokens || figures.cost_usd ? dollars(figures.cost_usd) : "–"} hint={costBudget} title={progress?.max_cost_usd ? "All that was paid, of max_cost_usd" : undefined} />
       </dl>
     </>
   );
@@ -161,6 +163,7 @@ function compactSpeed(value: number | undefined): string {
 
 function costHint(cost: number | null | undefined, rows: number, running: boolean): string | undefined {
   if (cost === null || cost === undefined) return running ? "not told yet" : "no price known";
+  if (!cost) return undefined; // nothing was paid yet, or the price is not known
   return rows ? `${dollars((1000 * cost) / rows)} / 1,000 rows` : undefined;
 }
 

@@ -73,7 +73,7 @@ export function Live({ known }: { known: Instance }) {
       <section class="card">
         <h2>Asked again</h2>
         {retries.length === 0 ? (
-          <p class="quiet">Every request was answered the first time.</p>
+          <p class="quiet">No request had to be repeated.</p>
         ) : (
           <ul class="reasons">
             {retries.map(([kind, times]) => (
