@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_distil import preview
+from airflow_distil.engine.preview import unanswered
 from airflow_distil.exceptions import DistilError
 
 
@@ -35,8 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 2
     sys.stdout.write(f"{found!r}\n")
-    asked = [sample for sample in found.samples if sample.requests]
-    return int(bool(asked) and all(sample.status == "failed" for sample in asked))
+    return int(unanswered(found.samples))
 
 
 def _task(file: Path, task_id: str, dag_id: str | None) -> Any:

@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from airflow_distil.conversation import Allowance
 
 __all__ = [
@@ -67,6 +69,14 @@ def one_line(text: str) -> str:
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # of half a surrogate pair no file can be made
     text = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return _SIGNATURE.sub(r"\1***", _PASSWORD.sub("***", text))
+
+
+def invalid(error: ValidationError) -> str:
+    """Return what is wrong in pydantic's words, field by field, without what was given."""
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))))
+        for each in error.errors(include_url=False, include_input=False)
+    )
 
 
 class DistilError(Exception):

@@ -35,28 +35,32 @@ class DiskMap:
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
-        at, there = self._find(key)
-        return self._map[at + self._key : at + self._record] if there else None
+        return self._value(*self._find(key))
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value of a key."""
         self.update(key, lambda _: value)
 
-    def update(self, key: bytes, change: Callable[[bytes | None], bytes]) -> None:
-        """Set the value of a key to what `change` makes of the one that it has, or of None."""
+    def update(self, key: bytes, change: Callable[[bytes | None], bytes]) -> bytes | None:
+        """Set the value of a key to what `change` makes of the one that it has, or of None. Return the one that it had."""
         at, there = self._find(key)
-        value = change(self._map[at + self._key : at + self._record] if there else None)
+        before = self._value(at, there)
+        value = change(before)
         if not there:
             if self._count >= self._slots * MAX_LOAD:
                 self._grow()
                 at, _ = self._find(key)
             self._count += 1
         self._map[at : at + self._record] = key + value
+        return before
 
     def close(self) -> None:
         """Remove the file."""
         self._map.close()
         self._path.unlink(missing_ok=True)
+
+    def _value(self, at: int, there: bool) -> bytes | None:  # noqa: FBT001 - as `_find` returns them
+        return self._map[at + self._key : at + self._record] if there else None
 
     def _find(self, key: bytes) -> tuple[int, bool]:
         """Return where a key stands, or would, and whether it is there."""

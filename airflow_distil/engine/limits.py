@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from airflow_distil.conversation import Allowance
@@ -99,7 +100,6 @@ class Limiter:
         self._top = _ceiling() if ceiling is None else ceiling
         self._floor = min(FLOOR, self._top)
         self._waiting: deque[asyncio.Future[Lease]] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None  # kept: before Python 3.12 each look at it is a system call
         self._alarm: asyncio.TimerHandle | None = None
         # How fast.
         self._requests = Pace(requests_per_minute, self._began) if requests_per_minute else None
@@ -128,8 +128,7 @@ class Limiter:
 
     async def acquire(self) -> Lease:
         """Wait for a free place, the end of a cool-down, and the pace; first come, first served."""
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        place: asyncio.Future[Lease] = loop.create_future()
+        place: asyncio.Future[Lease] = self._loop.create_future()
         self._waiting.append(place)
         self._wake()
         try:
@@ -267,14 +266,18 @@ class Limiter:
             else:
                 self._waiting.popleft().set_result(self._admit(now))
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        # Kept: before Python 3.12 each look at it is a system call.
+        return asyncio.get_running_loop()
+
     def _wake_in(self, seconds: float) -> None:
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        at = loop.time() + max(seconds, TICK)
+        at = self._loop.time() + max(seconds, TICK)
         if self._alarm is not None:
             if self._alarm.when() <= at:
                 return
             self._alarm.cancel()
-        self._alarm = loop.call_at(at, self._ring)
+        self._alarm = self._loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None

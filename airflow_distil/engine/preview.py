@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from airflow_distil.engine.estimate import Estimate
 from airflow_distil.exceptions import one_line
 from airflow_distil.llms.prices import dollars
 
-__all__ = ["Preview", "Sample"]
+__all__ = ["Preview", "Sample", "unanswered"]
 
 # A prompt may be a whole book; a terminal and a notebook show how it begins.
 SHOWN_IN_TEXT, SHOWN_IN_HTML = 1000, 20_000
@@ -43,6 +43,12 @@ class Sample:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None
+
+
+def unanswered(samples: Iterable[Sample]) -> bool:
+    """Tell whether rows were asked, and none of them was answered."""
+    asked = [sample for sample in samples if sample.requests]
+    return bool(asked) and all(sample.status == "failed" for sample in asked)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,7 +16,7 @@ from airflow_distil.exceptions import TooManyFailures
 __all__ = ["Progress", "Tally"]
 
 # A whole answer, or a whole prompt that a provider repeats, must not become a key.
-REASON_LENGTH = 240
+REASON_LENGTH = 200
 # A reason that quotes its row is another one for each row; beyond this many they are counted together.
 MOST_REASONS = 1000
 OTHER_REASONS = "other reasons"

@@ -18,28 +18,31 @@ _STATUSES = ("ok", "skipped", "unparsed", "failed")
 _GIVEN_UP = frozenset(_STATUSES) - {"ok"}
 
 
+# Half of each hash: two that begin alike by chance would be counted as twins in every attempt, which does no harm.
+NAME = 8
+
+
 class Twins:
     """Counts, within one pass over the source, how many rows so far start with a request."""
 
     def __init__(self, path: Path) -> None:
-        # Half of each hash: two that begin alike by chance would be counted as twins in every attempt, which does no harm.
-        self._map = DiskMap(path, 4, key=8)
+        self._map = DiskMap(path, 4, key=NAME)
 
     def count(self, name: bytes) -> int:
         """Return how many earlier rows start so, and count this one."""
-        seen = 0
-
-        def another(count: bytes | None) -> bytes:
-            nonlocal seen
-            seen = int.from_bytes(count or b"", "little")
-            return (seen + 1).to_bytes(4, "little")
-
-        self._map.update(name[:8], another)
-        return seen
+        return _number(self._map.update(name[:NAME], _one_more))
 
     def close(self) -> None:
         """Forget the counts."""
         self._map.close()
+
+
+def _number(count: bytes | None) -> int:
+    return int.from_bytes(count or b"", "little")
+
+
+def _one_more(count: bytes | None) -> bytes:
+    return (_number(count) + 1).to_bytes(4, "little")
 
 
 def is_skipped(row: Row) -> bool:

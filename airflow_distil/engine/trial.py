@@ -18,7 +18,7 @@ from airflow_distil.engine.columns import Columns
 from airflow_distil.engine.dialogue import Outcome, Speech
 from airflow_distil.engine.estimate import Estimate, estimated, spread
 from airflow_distil.engine.job import check_columns
-from airflow_distil.engine.preview import Preview, Sample
+from airflow_distil.engine.preview import Preview, Sample, unanswered
 from airflow_distil.engine.rows import Twins, dialogues, is_skipped
 from airflow_distil.engine.standalone import run_aside
 from airflow_distil.exceptions import TaskDefinitionError, one_line
@@ -182,7 +182,7 @@ def _figures(
     task: Task, total: int, samples: list[Sample], asked: list[Sample], calls: int
 ) -> tuple[list[Estimate | None], list[str]]:
     """Return estimates of calls, input tokens, output tokens and dollars, and what they come from."""
-    if asked and all(sample.status == "failed" for sample in asked):
+    if unanswered(asked):
         return [None] * 4, [f"None of the rows that were asked ({len(asked)}) was answered: there is nothing to go by."]
     if asked:
         answers = sum(sample.requests for sample in asked)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from airflow_distil.exceptions import LLMError, TaskDefinitionError
+from airflow_distil.exceptions import LLMError, TaskDefinitionError, invalid
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -209,10 +209,7 @@ class LLMHook(BaseHook):
         try:
             return (key or "").strip() or None, url, _Settings.model_validate(extra)
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
-                for each in error.errors(include_input=False)
-            )
+            wrong = invalid(error)
         known = ", ".join(_Settings.model_fields)
         raise TaskDefinitionError(f"Connection {self.llm_conn_id!r}, extra fields: {wrong}. The fields are: {known}.")
 

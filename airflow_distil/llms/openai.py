@@ -301,9 +301,7 @@ class OpenAILLM:
             return Fatal(f"{message} Next: check the base URL, and the proxy and gateways on the way; then run again.")
         if isinstance(error, ConnectionRefusedError | socket.gaierror):
             # It may be starting, so it is tried again; but mostly it is not there at all.
-            message += (
-                ". Next: see whether the server runs, and whether the connection's host (or the environment's proxy) is right."
-            )
+            message += ". Next: see that the server runs, and that the connection's host (or the proxy) is right."
         return Transient(message)
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 from airflow.sdk import BaseOperator, literal
 from pydantic import ValidationError
 
-from airflow_distil.exceptions import TaskDefinitionError
+from airflow_distil.exceptions import TaskDefinitionError, invalid
 from airflow_distil.operators.links import DatasetLink
 from airflow_distil.operators.options import AirflowOptions
 from airflow_distil.tasks.base import Task
@@ -199,12 +199,8 @@ class TaskOperator(DistilOperator):
         try:
             task = self.task_class(**given)
         except ValidationError as error:
-            wrong = "; ".join(
-                ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))))
-                for each in error.errors(include_url=False, include_input=False)
-            )
             # Not `from error`: its text repeats all arguments.
-            raise TaskDefinitionError(f"{type(self).__name__}: {wrong}.") from None
+            raise TaskDefinitionError(f"{type(self).__name__}: {invalid(error)}.") from None
         super().__init__(task=task, **kwargs)
 
 

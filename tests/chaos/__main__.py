@@ -134,9 +134,9 @@ def _place(verdict: Verdict, faults: list[Fault]) -> tuple[int, str]:
     return (names.index(verdict.fault) if verdict.fault in names else len(names), verdict.where)
 
 
-def told(table: str, verdicts: list[Verdict]) -> str:
+def told(rows: str, verdicts: list[Verdict]) -> str:
     """Return what the README says: the sums, and behind them the table, which is longer than all else there."""
-    return f"{totals(verdicts)}\n\n<details><summary>Every fault, and what became of it</summary>\n\n{table}\n\n</details>"
+    return f"{totals(verdicts)}\n\n<details><summary>Every fault, and what became of it</summary>\n\n{rows}\n\n</details>"
 
 
 def totals(verdicts: list[Verdict]) -> str:

@@ -11,9 +11,7 @@ from tests.chaos.__main__ import catalogue, staged
 from tests.chaos.bench import Fault
 from tests.chaos.verdict import Verdict
 
-# Of two that strike alike, the one that takes its time: they are among the many runs only.
-TWINS = {"two DAG runs at once", "log segment truncated", "clock jumps backwards"}
-QUICK = [fault for fault in catalogue() if not fault.settings.get("slow") and fault.name not in TWINS]
+QUICK = [fault for fault in catalogue() if not fault.settings.get("slow")]
 
 
 @pytest.fixture(scope="module")

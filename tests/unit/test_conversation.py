@@ -164,7 +164,7 @@ class TestValues:
     def test_they_are_frozen(self, value):
         """A request that is changed after its key was made is logged under another's name."""
         [name, *_] = value.__slots__ or ["model"]
-        with pytest.raises(AttributeError):
+        with pytest.raises(AttributeError, match="immutable"):
             setattr(value, name, "other")
 
     def test_what_is_left_of_a_limit_makes_no_other_answer(self):

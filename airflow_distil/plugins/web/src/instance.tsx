@@ -163,8 +163,8 @@ function compactSpeed(value: number | undefined): string {
 
 function costHint(cost: number | null | undefined, rows: number, running: boolean): string | undefined {
   if (cost === null || cost === undefined) return running ? "not told yet" : "no price known";
-  if (!cost) return undefined; // nothing was paid yet, or the price is not known
-  return rows ? `${dollars((1000 * cost) / rows)} / 1,000 rows` : undefined;
+  // Of nothing, nothing was paid yet, or the price is not known.
+  return rows && cost ? `${dollars((1000 * cost) / rows)} / 1,000 rows` : undefined;
 }
 
 /** What happened, and what to do, where there are no rows to look at. */
