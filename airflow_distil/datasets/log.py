@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
-import os
 import re
 import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from itertools import islice
@@ -24,9 +21,9 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow import ipc
 
-__all__ = ["MOST_BYTES", "Fact", "Kind", "Scratch", "decode_segment", "encode_segment"]
+from airflow_distil.datasets.frames import Frames
 
-log = logging.getLogger(__name__)
+__all__ = ["MOST_BYTES", "Fact", "Kind", "Scratch", "decode_segment", "encode_segment"]
 
 
 class Kind(IntEnum):
@@ -37,7 +34,7 @@ class Kind(IntEnum):
     BAD_ROW = 1
     """The endpoint refused this request for good. Holds within its ask only."""
     TRANSIENT = 2
-    """All retries failed. Not a fact: it stays in its attempt's scratch file, and the next attempt asks again."""
+    """All retries failed. Not a fact: it is written nowhere, and the next attempt asks again."""
 
 
 class Fact(NamedTuple):
@@ -70,20 +67,11 @@ class Fact(NamedTuple):
 
 
 _KINDS = {int(kind): kind for kind in Kind}
-# Rows are told in about the order in which their facts came, so what is asked for next mostly stands near. A block holds some
-# fifty facts, and is read nearly as fast as one; several, because rows that were in flight together lie in any order.
-NEAR = 2**14
-NEAR_BLOCKS = 8
-# A megabyte holds a thousand of them, and is read as fast as one.
-BLOCK = 2**20
-
 _HEAD = struct.Struct("<16s8sQI16s16sQIIB")
-_FRAME = struct.Struct("<II")  # length and CRC-32 of what follows
 
 
 def _pack(fact: Fact) -> bytes:
-    content = _HEAD.pack(*fact[:-1]) + fact.body
-    return _FRAME.pack(len(content), zlib.crc32(content)) + content
+    return _HEAD.pack(*fact[:-1]) + fact.body
 
 
 def _unpack(content: bytes) -> Fact:
@@ -91,89 +79,43 @@ def _unpack(content: bytes) -> Fact:
     return Fact(key, nonce, number, claim, ask, work, ordinal, sample, step, _KINDS[kind], content[_HEAD.size :])
 
 
-def _content(block: bytes, at: int) -> bytes | None:
-    """Return the content of the frame that stands there, if all of it is in the block."""
-    start = at + _FRAME.size
-    if len(block) < start:
-        return None
-    end = start + int(_FRAME.unpack_from(block, at)[0])
-    return block[start:end] if end <= len(block) else None
-
-
 class Scratch:
-    """An append-only file of facts. Every append is one `write`: a killed process leaves whole frames and at most one torn one.
+    """A local file of facts.
 
     :param path: the file; made if absent.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        self.size = os.fstat(self._file).st_size
-        self._near: dict[int, bytes] = {}
+        self._frames = Frames(path)
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self._frames.size
 
     def append(self, facts: Iterable[Fact]) -> list[int]:
-        """Write facts, and return where each stands."""
-        offsets, frames, at = [], [], self.size
-        for fact in facts:
-            frame = _pack(fact)
-            offsets.append(at)
-            frames.append(frame)
-            at += len(frame)
-        data = b"".join(frames)
-        written = os.write(self._file, data)
-        if written < len(data):
-            # A short write means a full disk. Cut it off, so that the frames before it stay readable.
-            os.ftruncate(self._file, self.size)
-            raise OSError(f"disk full: could not append {len(data)} bytes to {self.path}")
-        self.size = at
-        return offsets
+        """Write facts, and return the offset of each.
+
+        :raises OSError: if the disk is full.
+        """
+        return self._frames.append(map(_pack, facts))
 
     def at(self, offset: int) -> Fact:
-        """Return the fact that stands at an offset."""
-        number, at = divmod(offset, NEAR)
-        block = self._near.get(number, b"")
-        content = _content(block, at)
-        if content is None and len(block) < NEAR:  # not read yet, or before more was appended
-            self._near.pop(number, None)
-            if len(self._near) == NEAR_BLOCKS:
-                del self._near[next(iter(self._near))]
-            self._near[number] = block = os.pread(self._file, NEAR, number * NEAR)
-            content = _content(block, at)
-        if content is None:  # it reaches into the next block
-            length = _FRAME.unpack(os.pread(self._file, _FRAME.size, offset))[0]
-            content = os.pread(self._file, length, offset + _FRAME.size)
-        return _unpack(content)
+        """Return the fact at an offset."""
+        return _unpack(self._frames.at(offset))
 
     def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, Fact]]:
-        """Yield (offset, fact) from `start`, up to the end or the first frame that is torn."""
-        end = os.fstat(self._file).st_size if end is None else end
-        offset, block, at = start, b"", 0
-        while offset + _FRAME.size <= end:
-            if len(block) < at + _FRAME.size:
-                block, at = os.pread(self._file, BLOCK, offset), 0
-            length, checksum = _FRAME.unpack_from(block, at)
-            after = offset + _FRAME.size + length
-            # The length is looked at first: a torn one may say 4 GB, and reading would make room for them.
-            torn = length < _HEAD.size or after > end
-            if not torn and len(block) < at + _FRAME.size + length:
-                block, at = os.pread(self._file, max(BLOCK, _FRAME.size + length), offset), 0
-            content = b"" if torn else block[at + _FRAME.size : at + _FRAME.size + length]
-            if torn or zlib.crc32(content) != checksum:
-                log.info("%s ends in a torn record at byte %d; the facts before it are used", self.path, offset)
-                return
+        """Yield (offset, fact) from `start`, up to the end or the first one that is torn."""
+        for offset, content in self._frames.read(start, end):
             yield offset, _unpack(content)
-            offset, at = after, at + _FRAME.size + length
 
     def close(self) -> None:
         """Close the file and keep it."""
-        os.close(self._file)
+        self._frames.close()
 
     def remove(self) -> None:
         """Close the file and delete it."""
-        self.close()
-        self.path.unlink(missing_ok=True)
+        self._frames.remove()
 
 
 SCHEMA = pa.schema(

@@ -1,6 +1,6 @@
 """The ask pass: stream the rows, replay what is known, ask the rest in a sliding window.
 
-Rows finish in any order, and a finished row leaves memory: its facts are on disk, and the write pass tells it again from them.
+Rows finish in any order, and a finished row leaves memory: it waits on disk until all are finished.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, check_body, read_body
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
+from airflow_distil.engine.metadata import Bill
 from airflow_distil.engine.progress import Progress
 from airflow_distil.engine.rows import Fate, Twins, dialogues, fates, is_skipped, skipped
 from airflow_distil.engine.selection import Selection
 from airflow_distil.engine.stop import Stop
+from airflow_distil.engine.told import Told
 from airflow_distil.exceptions import (
     BadRow,
     DestinationError,
@@ -97,6 +99,8 @@ class AskPass:
     """One ask pass; `run` it once, inside an event loop.
 
     :param batches: the source, from its first row.
+    :param told: takes what becomes of the rows.
+    :param bill: what is behind them.
     """
 
     speech: Speech
@@ -104,10 +108,12 @@ class AskPass:
     batches: Iterator[pa.RecordBatch]
     facts: Facts
     twins: Twins
+    told: Told
     commit: Commit
     selection: Selection
     progress: Progress
     stop: Stop
+    bill: Bill = field(init=False, default_factory=Bill)
     _wanted: SimpleQueue[asyncio.Future[list[Row]] | None] = field(init=False, default_factory=SimpleQueue)
     _open: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     _failure: BaseException | None = field(init=False, default=None)
@@ -118,7 +124,6 @@ class AskPass:
     _tick: float = field(init=False, default_factory=time.time)
     _honours_n: bool = field(init=False, default=True)
     _shown: Counter[str] = field(init=False, default_factory=Counter)
-    _arrived: dict[bytes, Fact] = field(init=False, default_factory=dict)
 
     async def run(self) -> None:
         """Ask everything that is not known yet. Every fact is in the scratch file when this returns or raises."""
@@ -223,7 +228,7 @@ class AskPass:
         wanting = []
         for sample, dialogue in enumerate(state.dialogues):
             if state.outcomes[sample] is None:
-                match dialogue.advance(self._find):
+                match dialogue.advance(self.facts.find):
                     case Outcome() as outcome:
                         state.outcomes[sample] = outcome
                     case turns:
@@ -232,6 +237,8 @@ class AskPass:
 
     def _finish(self, state: _Row) -> None:
         outcomes = [outcome for outcome in state.outcomes if outcome is not None]
+        # Also of candidates that become no row: they were paid for.
+        self.bill.add(outcomes)
         self._take(state.ordinal, list(fates(self.speech, outcomes, asked=state.asked)))
 
     def _show_bad(self, ordinal: int, fate: Fate) -> None:
@@ -249,10 +256,12 @@ class AskPass:
 
     def _take(self, ordinal: int, told: list[Fate]) -> None:
         try:
-            for _, fate in self.selection.take(ordinal, told):
-                # What failed before anything was asked is in no log.
-                self.progress.replayed += not fate.asked and any(outcome.trace for outcome in fate.outcomes)
-                self._show_bad(ordinal, fate)
+            for number, rows in self.selection.take(ordinal, told):
+                self.told.put(number, rows)
+                for fate in rows:
+                    # What failed before anything was asked is in no log.
+                    self.progress.replayed += not fate.asked and any(outcome.trace for outcome in fate.outcomes)
+                    self._show_bad(ordinal, fate)
         except TooManyFailures as error:
             self._halt(error)
 
@@ -279,7 +288,7 @@ class AskPass:
             await _all(self._ask([(dialogue, turn)]) for dialogue, turns in group for turn in turns)
 
     async def _talk(self, dialogue: Dialogue) -> None:
-        while isinstance(turns := dialogue.advance(self._find), list):
+        while isinstance(turns := dialogue.advance(self.facts.find), list):
             await _all(self._ask([(dialogue, turn)]) for turn in turns)
 
     async def _ask(self, askers: list[tuple[Dialogue, Turn]]) -> None:
@@ -292,7 +301,7 @@ class AskPass:
             if len(askers) > 1 and not error.usages:
                 # Some endpoints refuse `n` as they would a bad row; if one at a time works, that is what they meant.
                 await _all(self._ask([asker]) for asker in askers)
-                self._honours_n = self._honours_n and not any(self._is_answered(turn) for _, turn in askers)
+                self._honours_n = self._honours_n and not any(dialogue.is_answered(turn) for dialogue, turn in askers)
                 return
             paid = [self._paid(Answer(usage=usage), len(error.usages)) for usage in error.usages[: len(askers)]]
             # Who got no answer of those that were withheld has nothing to pay.
@@ -309,14 +318,6 @@ class AskPass:
             if unserved:
                 self._honours_n = False
                 await _all(self._ask([asker]) for asker in unserved)
-
-    def _find(self, key: bytes, *, own: bool) -> Fact | None:
-        # What has just been written down is this attempt's and need not be read back; a dialogue asks for it once.
-        return self._arrived.pop(key, None) or self.facts.find(key, own=own)
-
-    def _is_answered(self, turn: Turn) -> bool:
-        fact = self.facts.find(turn.key, own=True)
-        return fact is not None and fact.kind is Kind.ANSWER
 
     async def _answers(self, request: Request, count: int) -> tuple[list[Answer], int]:
         budget = self.progress.budget
@@ -360,12 +361,14 @@ class AskPass:
             if dialogue.ordinal < PROMPTS_KEPT and turn.step == 0:
                 body = {**body, "prompt": turn.prompt[:PROMPT_CHARACTERS]}
             facts.append(self._fact(dialogue, turn, kind, body))
-        try:
-            self.facts.add(facts)
-            self._arrived.update((fact.key, fact) for fact in facts)
-        except OSError as error:
-            self._halt(error)  # at once: whoever takes this answer's place in flight must not send, as it would be lost too
-            raise
+        if kind is not Kind.TRANSIENT:  # no fact: the next attempt asks again
+            try:
+                self.facts.add(facts)
+            except OSError as error:
+                self._halt(error)  # at once: whoever takes this answer's place in flight must not send, as it would be lost too
+                raise
+        for (dialogue, _), fact in zip(askers, facts, strict=True):
+            dialogue.learn(fact)
         if self.facts.pending >= SEGMENT_BYTES:
             self._full.set()
 

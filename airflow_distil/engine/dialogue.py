@@ -1,8 +1,8 @@
 """One sample of one row: its conversation, told from facts as far as they go.
 
-This is all there is to resuming. A dialogue asks `find` for each of its requests; while the facts are there it goes on, at
-the first one missing it stops and says what it wants. Whether a fact came from the network a moment ago or from the log of an
-attempt that was killed last night makes no difference, and both passes of the engine use the same code.
+This is all there is to resuming. A dialogue looks for the fact of each of its requests; while the facts are there it goes on,
+at the first one missing it stops and says what it wants. Whether a fact came from the network a moment ago or from the log of
+an attempt that was killed last night makes no difference.
 
 A request is known by its *key*: the hash of round, sample, twin, and every request of the conversation up to and including
 it. *Twin* is how many earlier rows of the source start with the same request. So a key belongs to one row and one sample, in
@@ -197,6 +197,7 @@ class Dialogue:
     _trace: list[Exchange] = field(init=False)
     _own: bool = field(init=False, default=False)
     _ended: Outcome | None = field(init=False, default=None)
+    _news: dict[bytes, Fact] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._open()
@@ -214,13 +215,21 @@ class Dialogue:
     def advance(self, find: Finder) -> Outcome | list[Turn]:
         """Go on as far as the facts reach: return the outcome, or the turns whose facts are missing."""
         while self._ended is None:
-            found = [find(turn.key, own=self._own) for turn in self._turns]
+            found = [self._news.get(turn.key) or find(turn.key, own=self._own) for turn in self._turns]
             facts = [fact for fact in found if fact is not None]
             if len(facts) < len(found):
                 return [turn for turn, fact in zip(self._turns, found, strict=True) if fact is None]
             self._tell(facts)
             self._start_over_if_stale()
         return self._ended
+
+    def learn(self, fact: Fact) -> None:
+        """Take in what has just become of a request of this dialogue."""
+        self._news[fact.key] = fact
+
+    def is_answered(self, turn: Turn) -> bool:
+        """Tell whether a request has just been answered."""
+        return turn.key in self._news and self._news[turn.key].kind is Kind.ANSWER
 
     def again(self) -> Dialogue:
         """Return the same dialogue, opened anew."""

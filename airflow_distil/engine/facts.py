@@ -138,8 +138,7 @@ class Facts:
 
         :raises OSError: if the disk is full.
         """
-        for fact, offset in zip(facts, self._scratch.append(facts), strict=True):
-            self._place(fact, (offset + 1) | _OWN_FILE)
+        self._scratch.append(facts)
 
     @property
     def pending(self) -> int:
@@ -208,14 +207,15 @@ class Facts:
             scratch = Scratch(folder / FACTS)
             fresh = []
             for _, fact in scratch.read():
-                if fact.kind is not Kind.TRANSIENT and fact.number > uploaded[fact.nonce]:
+                if fact.number > uploaded[fact.nonce]:
                     uploaded[fact.nonce] = fact.number
                     fresh.append(fact)
                     self._count(fact)
             scratch.close()
-            if fresh:
-                self.add(fresh)
-                count += len(fresh)
+            # Into our own file: so they are uploaded with what we add.
+            for fact, offset in zip(fresh, self._scratch.append(fresh), strict=True):
+                self._place(fact, (offset + 1) | _OWN_FILE)
+            count += len(fresh)
         return count
 
     def _place(self, fact: Fact, place: int) -> None:
@@ -267,8 +267,7 @@ class _Segment:
             if offset - self._start >= SEGMENT_BYTES:
                 self.end = offset
                 return
-            if fact.kind is not Kind.TRANSIENT:
-                yield fact
+            yield fact
         self.end = self._last
 
 

@@ -35,6 +35,7 @@ from airflow_distil.engine.progress import SAMPLE_EVERY, Progress, Tally
 from airflow_distil.engine.rows import Twins
 from airflow_distil.engine.selection import selection
 from airflow_distil.engine.stop import Stop
+from airflow_distil.engine.told import Told
 from airflow_distil.engine.workspace import Workspace, default_scratch
 from airflow_distil.engine.write import OURS, WritePass, replaced_columns
 from airflow_distil.exceptions import DestinationError, DistilError, TaskDefinitionError, one_line
@@ -187,12 +188,14 @@ class Job:
             if known := facts.load():
                 log.info("Going on from %d answers that earlier attempts paid for", known)
         twins = Twins(workspace.path / "twins")
+        told = Told(workspace.path, self.task)
         asking = AskPass(
             speech=speech,
             llm=self.llm,
             batches=self.source.batches(),
             facts=facts,
             twins=twins,
+            told=told,
             commit=commit,
             selection=selection(self.task, self.progress.tally),
             progress=self.progress,
@@ -209,16 +212,15 @@ class Job:
             )
 
         columns.has_gaps |= self.progress.tally.counts["ok"] < self.progress.tally.done
-        self.progress.begin("writing", self._tally())
-        twins = Twins(workspace.path / "twins")
+        self.progress.begin("writing")
         writing = WritePass(
-            speech=speech,
+            task=self.task,
+            model=self.llm.model,
             columns=columns,
             source=self.source.batches(),
             schema=self.source.schema,
-            facts=facts,
-            twins=twins,
-            selection=selection(self.task, self.progress.tally),
+            told=told,
+            progress=self.progress,
             stop=self.stop,
             map_index=self.identity.map_index if self.identity.map_index >= 0 else None,
         )
@@ -230,7 +232,7 @@ class Job:
                 writer.write(batch)
             parts = writer.finish()
             self.source.verify()
-            twins.close()
+            told.close()
             counts, lost = self.progress.tally.counts, self.progress.tally.lost
             self.progress.phase = "published"
             return commit.publish(
@@ -243,9 +245,9 @@ class Job:
                     "failed": counts["failed"],
                     "skipped": counts["skipped"],
                     "lost": dict(lost),
-                    "input_tokens": writing.bill.input_tokens,
-                    "output_tokens": writing.bill.output_tokens,
-                    "cost_usd": writing.bill.cost_usd,
+                    "input_tokens": asking.bill.input_tokens,
+                    "output_tokens": asking.bill.output_tokens,
+                    "cost_usd": asking.bill.cost_usd,
                     "paid": self.progress.budget.paid.summary,
                     "model": self.llm.model,
                     "numbers": writing.numbers.summary,

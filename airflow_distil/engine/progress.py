@@ -149,6 +149,7 @@ class Progress:
     :param asker: knows calls and limits.
     :param budget: knows tokens and dollars.
     :param replayed: output rows that needed no call.
+    :param written: output rows that are in the new edition.
     """
 
     tally: Tally
@@ -156,14 +157,20 @@ class Progress:
     budget: Budget
     phase: str = "asking"
     replayed: int = 0
+    written: int = 0
     _began: float = field(default_factory=time.monotonic)
     _phase_began: float = field(default_factory=time.monotonic)
     _samples: list[list[float]] = field(default_factory=list)
     _sample_every: float = SAMPLE_EVERY
 
-    def begin(self, phase: str, tally: Tally) -> None:
-        """Begin another phase, which counts all rows again."""
-        self.phase, self.tally, self._phase_began = phase, tally, time.monotonic()
+    def begin(self, phase: str) -> None:
+        """Begin another phase."""
+        self.phase, self._phase_began = phase, time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """Output rows that this phase is done with."""
+        return self.written if self.phase == "writing" else self.tally.done
 
     def sample(self) -> None:
         """Note where the asking stands, if it is time to: for curves over the whole run, from at most `SAMPLES` points."""
@@ -187,17 +194,17 @@ class Progress:
         """
         now = time.monotonic()
         # What came from the log was not asked, and would make the rest look faster than it will be.
-        worked = self.tally.done - (self.replayed if self.phase != "writing" else 0)
+        worked = self.done - (self.replayed if self.phase != "writing" else 0)
         # Of the whole run, once it is published: how fast the parts were written is not what people ask.
         began = self._began if self.phase == "published" else self._phase_began
         rate = worked / max(now - began, 1e-9)
         return {
             "phase": self.phase,
-            "done": self.tally.done,
+            "done": self.done,
             "total": self.tally.total,
             "elapsed_s": round(now - self._began, 1),
             "rows_per_s": round(rate, 2),
-            "eta_s": round((self.tally.total - self.tally.done) / rate) if rate else None,
+            "eta_s": round((self.tally.total - self.done) / rate) if rate else None,
             "ok": self.tally.counts["ok"],
             "failed": self.tally.counts["failed"],
             "unparsed": self.tally.counts["unparsed"],

@@ -1,4 +1,4 @@
-"""Which rows of a pass become rows of the output: all of a source, or those of a generator's candidates that it accepts."""
+"""Which rows become rows of the output: all of a source, or those of a generator's candidates that it accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOPELESS = 50
 
 
 class Selection(ABC):
-    """Decides, within one pass, about the rows that were begun, and counts what it decided.
+    """Decides about the rows that were begun, and counts what it decided.
 
     :param tally: counts rows of the output.
     """
@@ -44,21 +44,21 @@ class Selection(ABC):
         self._open += 1
 
     @abstractmethod
-    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, Fate]]:
+    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, list[Fate]]]:
         """Take in what became of a row, and return what that makes of the output.
 
         :param ordinal: number of the row in the source.
-        :return: the rows of the output that are decided by this, each with its number: none, some, or more than came in.
+        :return: what is decided by this: rows of the output with their `distil_row`, one for each sample; none, or several.
         :raises TooManyFailures: if the dataset must not be published any more.
         """
 
 
 class _EveryRow(Selection):
-    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, Fate]]:
+    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, list[Fate]]]:
         self._open -= 1
         for fate in fates:
             self.tally.add(ordinal, fate.status, fate.error, transient=fate.transient)
-        return [(ordinal, fate) for fate in fates]
+        return [(ordinal, fates)]
 
 
 class _Accepted(Selection):
@@ -69,7 +69,7 @@ class _Accepted(Selection):
 
     def __init__(self, tally: Tally, task: GeneratorTask) -> None:
         super().__init__(tally)
-        # A copy for this pass: what it remembers of accepted rows must begin anew in the next one.
+        # A copy for this run: what it remembers of accepted rows must begin anew in the next one.
         self._task = task.fresh()
         self._waiting: dict[int, Fate] = {}
         self._judged = 0
@@ -78,12 +78,12 @@ class _Accepted(Selection):
     def missing(self) -> float:
         return self._task.num_rows - self.tally.done
 
-    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, Fate]]:
+    def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, list[Fate]]]:
         [self._waiting[ordinal]] = fates
         decided = []
         while fate := self._waiting.pop(self._judged, None):
             if self._judge(self._judged, fate):
-                decided.append((self.tally.done - 1, fate))
+                decided.append((self.tally.done - 1, [fate]))
             self._judged += 1
             self._open -= 1
         return decided
@@ -114,5 +114,5 @@ class _Accepted(Selection):
 
 
 def selection(task: Task, tally: Tally) -> Selection:
-    """Return the selection of a task, for one pass."""
+    """Return the selection of a task, for one run."""
     return _Accepted(tally, task) if isinstance(task, GeneratorTask) else _EveryRow(tally)

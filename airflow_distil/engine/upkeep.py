@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from airflow_distil.datasets.log import Fact, Kind, Scratch
+from airflow_distil.datasets.log import Fact, Scratch
 from airflow_distil.datasets.manifest import (
     CLAIMS,
     LOG,
@@ -333,7 +333,7 @@ class Upkeep:
         if not (folder / FACTS).exists():
             return 0
         scratch = Scratch(folder / FACTS)
-        missing = {fact for _, fact in scratch.read() if fact.kind is not Kind.TRANSIENT}
+        missing = {fact for _, fact in scratch.read()}
         scratch.close()
         if missing:
             for entry in self.store.list(LOG):

@@ -66,14 +66,6 @@ def write(facts: Facts, *texts: str, kind: Kind = Kind.ANSWER, said: str = "yes"
     return written
 
 
-def test_what_is_added_is_found_at_once(begin):
-    """A row goes on from the answer that it just got."""
-    facts = begin()
-    [written] = write(facts, "a")
-    assert facts.find(turn("a").key, own=True) == facts.find(turn("a").key, own=False) == written
-    assert facts.find(turn("b").key, own=False) is None
-
-
 def test_flush_uploads_each_fact_once(begin, store):
     """A segment per flush, of what is new since the last one."""
     facts = begin()
@@ -84,16 +76,6 @@ def test_flush_uploads_each_fact_once(begin, store):
     facts.flush()
     names = [entry.name for entry in store.list("_distil/log/")]
     assert [len(decode_segment(store.get(name))[0]) for name in names] == [2, 1]
-    assert facts.pending == 0
-
-
-def test_transient_failures_stay_at_home(begin, store):
-    """They would be believed by the next attempt."""
-    facts = begin()
-    write(facts, "a", kind=Kind.TRANSIENT)
-    assert facts.find(turn("a").key, own=False).kind is Kind.TRANSIENT
-    facts.flush()
-    assert list(store.list("_distil/log/")) == []
     assert facts.pending == 0
 
 
@@ -396,11 +378,6 @@ class TestPickUp:
         newer.load()
         assert newer.pending > 0
         assert [fact.number for _, fact in newer._scratch.read()] == [3]
-
-    def test_transient_failures_are_not(self, begin):
-        """They were one attempt's bad luck."""
-        write(begin(1), "a", kind=Kind.TRANSIENT)
-        assert begin(2).load() == 0
 
     def test_on_another_host_there_is_nothing(self, begin):
         """Its disk is not ours."""

@@ -303,7 +303,6 @@ class TestHost:
         workspace = Workspace(tmp_path, str(store), claim.folder)
         scratch = Scratch(workspace.path / FACTS)
         scratch.append(facts(2))
-        scratch.append([facts(3)[2]._replace(kind=Kind.TRANSIENT)])
         scratch.close()
         os.close(workspace._lock)
         return workspace.path
