@@ -21,7 +21,7 @@ def everything_in(folder: Path) -> Iterator[tuple[str, str]]:
         if path.suffix == ".parquet":
             yield str(path), str(pq.read_table(path).to_pylist()) + str(pq.read_metadata(path).metadata)
         elif path.suffix == ".arrow":
-            for fact in decode_segment(data)[0]:
+            for fact in decode_segment(data).facts:
                 yield str(path), fact.body.decode()
 
 

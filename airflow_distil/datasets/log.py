@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import ipc
 
 from airflow_distil.datasets.frames import Frames
 
-__all__ = ["MOST_BYTES", "Fact", "Kind", "Scratch", "decode_segment", "encode_segment"]
+__all__ = ["MOST_BYTES", "Fact", "Kind", "Scratch", "Segment", "decode_segment", "encode_segment"]
 
 
 class Kind(IntEnum):
@@ -162,8 +163,19 @@ def encode_segment(facts: Iterable[Fact], covers: list[str] | None = None) -> by
     return sink.getvalue()
 
 
-def decode_segment(data: bytes) -> tuple[list[Fact], list[str]]:
-    """Return the facts of a segment, and the names of the segments that it covers.
+class Segment(NamedTuple):
+    """What a log segment holds.
+
+    :param facts: made as they are taken: a segment's at a time are several times as large as it is.
+    :param covers: for a compaction, names of the segments whose facts it holds.
+    """
+
+    facts: Iterator[Fact]
+    covers: list[str]
+
+
+def decode_segment(data: bytes) -> Segment:
+    """Return what a segment holds.
 
     Others can write where it was, so nothing is taken on trust: a checksum tells damage from data, not friend from foe.
 
@@ -190,14 +202,19 @@ def decode_segment(data: bytes) -> tuple[list[Fact], list[str]]:
         raise ValueError(f"columns differ: {table.schema.names}")
     if any(column.null_count for column in table.columns):
         raise ValueError("it has nulls")
-    columns = [table.column(name).to_pylist() for name in SCHEMA.names]
-    *_, kinds, _bodies = columns
-    columns[-2] = [Kind(kind) for kind in kinds]
+    if table.num_rows and pc.max(table.column("kind")).as_py() not in _KINDS:
+        raise ValueError("it has facts of an unknown kind")
     covers = (table.schema.metadata or {}).get(b"covers", b"").decode()
     names = covers.split("\n") if covers else []
     if not all(map(_COVERED.fullmatch, names)):
         raise ValueError("it covers what is no segment")
-    return [Fact(*values) for values in zip(*columns, strict=True)], names
+    return Segment(_facts(table), names)
+
+
+def _facts(table: pa.Table) -> Iterator[Fact]:
+    for batch in table.to_batches(BATCH_FACTS):
+        *ids, kinds, bodies = (column.to_pylist() for column in batch.columns)
+        yield from map(Fact, *ids, map(_KINDS.__getitem__, kinds), bodies)
 
 
 def _unpacked_size(stream: bytes) -> int:

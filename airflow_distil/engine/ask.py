@@ -215,11 +215,10 @@ class AskPass:
             return None
         opened = dialogues(self.speech, row, ordinal, self.twins)
         state = _Row(ordinal, opened, [None] * len(opened), [])
-        if self.facts.knows_firsts:
-            for dialogue in opened:
-                self._check_logged(dialogue)
         state.wanting = self._advance(state)
         if state.wanting:
+            for dialogue, turns in state.wanting:
+                self._check_logged(dialogue, turns[0])
             return state
         self._finish(state)
         return None
@@ -382,13 +381,12 @@ class AskPass:
             return fact._replace(kind=Kind.BAD_ROW, body=msgspec.json.encode(body))
         return fact
 
-    def _check_logged(self, dialogue: Dialogue) -> None:
-        if dialogue.first is None:
+    def _check_logged(self, dialogue: Dialogue, wanted: Turn) -> None:
+        if wanted.step > 0 or not self.facts.has_begun(dialogue.ordinal, dialogue.sample):
             return
-        logged = self.facts.first(dialogue.ordinal, dialogue.sample)
-        if logged is None or logged == dialogue.first.key:
-            return
-        fact = self.facts.find(logged, own=False)
+        if self.facts.find(wanted.key, own=False) is not None:
+            return  # only this ask has no answer to it
+        fact = self.facts.first(dialogue.ordinal, dialogue.sample)
         before = read_body(fact).get("prompt") if fact else None
         self._drift(dialogue, before or f"(kept only for the first {PROMPTS_KEPT} rows)")
 

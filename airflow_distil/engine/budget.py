@@ -18,7 +18,6 @@ from typing import Any
 
 from airflow_distil.conversation import LLM, Embed, Request, Usage
 from airflow_distil.datasets.log import Fact, Kind
-from airflow_distil.engine.dialogue import read_body
 from airflow_distil.exceptions import BudgetExceeded, TaskDefinitionError
 from airflow_distil.llms.prices import dollars, price_of
 
@@ -153,11 +152,13 @@ class Budget:
         """
         self._nonces = nonces
 
-    def count(self, fact: Fact) -> None:
-        """Count a fact that the log or an earlier attempt's scratch file held, unless it was counted or others paid for it."""
-        if fact.nonce not in self._nonces or fact.kind is Kind.TRANSIENT or not self._is_new(fact):
+    def count(self, fact: Fact, body: Mapping[str, Any]) -> None:
+        """Count a fact that the log or an earlier attempt's scratch file held, unless it was counted or others paid for it.
+
+        :param body: its own, read.
+        """
+        if fact.nonce not in self._nonces or not self._is_new(fact):
             return
-        body = read_body(fact)
         if fact.kind is Kind.ANSWER or "usage" in body:
             self._add(self.earlier, body)
 

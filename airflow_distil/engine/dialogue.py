@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict, cast
 
 import msgspec
 
@@ -384,8 +384,8 @@ class _Body(TypedDict, total=False):
 _BODY = msgspec.json.Decoder(_Body)
 
 
-def check_body(fact: Fact) -> None:
-    """Check the body of a fact that others could have written: a replay must not stumble over it at each attempt.
+def check_body(fact: Fact) -> dict[str, Any]:
+    """Return the body of a fact that others could have written: a replay must not stumble over it at each attempt.
 
     :raises ValueError: if it is not what an attempt writes. The message quotes nothing of it.
     """
@@ -395,6 +395,7 @@ def check_body(fact: Fact) -> None:
         raise ValueError(f"fact {fact.number}: {error}") from None
     if fact.kind is not Kind.ANSWER and "error" not in body:
         raise ValueError(f"fact {fact.number} is a failure without an error")
+    return cast("dict[str, Any]", body)
 
 
 def read_body(fact: Fact) -> dict[str, Any]:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import logging
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
 
 from airflow_distil.conversation import digest
 from airflow_distil.datasets.diskmap import DiskMap
-from airflow_distil.datasets.log import MOST_BYTES, Fact, Kind, Scratch, decode_segment, encode_segment
+from airflow_distil.datasets.log import MOST_BYTES, Fact, Kind, Scratch, Segment, decode_segment, encode_segment
 from airflow_distil.datasets.manifest import LOG, Claim
 from airflow_distil.datasets.stores import Store, create
-from airflow_distil.engine.dialogue import Turn, check_body
+from airflow_distil.engine.dialogue import Turn, check_body, read_body
 from airflow_distil.engine.workspace import FACTS, Workspace
 from airflow_distil.exceptions import one_line
 
@@ -36,6 +36,8 @@ SEGMENT_BYTES = 8 * 1024 * 1024
 MANY_SEGMENTS = 200
 # Reading the log is waiting for the store; this many reads at a time keep it busy without holding many segments in memory.
 READERS = 8
+# Taken over at a time: enough that writing them is cheap, and a megabyte or two as Python objects.
+FACTS_AT_ONCE = 1024
 
 # Where the best fact of a key stands and its claim, and the same among the facts of this ask.
 _SLOT = struct.Struct("<QIQI")
@@ -50,11 +52,20 @@ class Facts:
     :param store: the destination.
     :param claim: this attempt's claim.
     :param workspace: its local folder.
-    :param count: told of each fact that earlier attempts wrote down, of copies too.
+    :param rows: of the source, or candidates.
+    :param samples: of each row.
+    :param count: told of each fact that earlier attempts wrote down, and of its body; of copies too.
     """
 
     def __init__(
-        self, store: Store, claim: Claim, workspace: Workspace, count: Callable[[Fact], object] = lambda _: None
+        self,
+        store: Store,
+        claim: Claim,
+        workspace: Workspace,
+        *,
+        rows: int = 0,
+        samples: int = 1,
+        count: Callable[[Fact, dict[str, Any]], object] = lambda _fact, _body: None,
     ) -> None:
         self._store = store
         self._count = count
@@ -65,8 +76,11 @@ class Facts:
         self._work = digest(claim.fingerprint.encode(), str(claim.round).encode())
         self._scratch = Scratch(workspace.path / FACTS)
         self._copied = Scratch(workspace.path / "log")
-        self._index = DiskMap(workspace.path / "index", _SLOT.size)
-        self._firsts = DiskMap(workspace.path / "firsts", 16)
+        self._index = DiskMap(workspace.path / "index", _SLOT.size, expected=rows * samples)
+        # A bit for each row and sample: whether the log has a first request of it.
+        self._begun = bytearray()
+        self._rows = rows
+        self._samples = samples
         self._uploaded = 0
         self._segment = 0
         self._number = 0
@@ -80,11 +94,11 @@ class Facts:
         count = self._take_compacted(compacted, covered, uploaded)
         loose = [name for name in names if name not in covered and name not in compacted]
         gone: set[str] = set()
-        for name, segment in zip(loose, self._read_all(loose), strict=True):
-            if segment is None:
+        for name, data in self._read_all(loose):
+            if data is None:
                 gone.add(name)
             else:
-                count += self._take(segment[0], uploaded)
+                count += self._take(name, data, uploaded)[0]
         if gone:
             # Upkeep has removed them since, as a compaction that we did not know of repeats them.
             newer = [entry.name for entry in self._store.list(LOG) if is_compaction(entry.name) and entry.name not in compacted]
@@ -107,14 +121,17 @@ class Facts:
         file = self._scratch if place & _OWN_FILE else self._copied
         return file.at((place & ~_OWN_FILE) - 1)
 
-    def first(self, ordinal: int, sample: int) -> bytes | None:
-        """Return the key under which the same work logged the first request of this row and sample, if it did."""
-        return self._firsts.get(_who(ordinal, sample))
+    def has_begun(self, ordinal: int, sample: int) -> bool:
+        """Tell whether the same work logged a first request of this row and sample, whatever that asked."""
+        byte, bit = divmod(ordinal * self._samples + sample, 8)
+        return byte < len(self._begun) and bool(self._begun[byte] >> bit & 1)
 
-    @property
-    def knows_firsts(self) -> bool:
-        """Whether the log holds requests of the same work."""
-        return len(self._firsts) > 0
+    def first(self, ordinal: int, sample: int) -> Fact | None:
+        """Look, through all of the log, for the first request of this row and sample that the same work logged."""
+        for _, fact in chain(self._copied.read(), self._scratch.read()):
+            if (fact.ordinal, fact.sample, fact.step, fact.work) == (ordinal, sample, 0, self._work):
+                return fact
+        return None
 
     def fact(self, turn: Turn, *, ordinal: int, sample: int, kind: Kind, body: Mapping[str, Any]) -> Fact:
         """Make a fact of this attempt out of what became of a turn."""
@@ -164,39 +181,49 @@ class Facts:
             self._uploaded = segment.end
 
     def close(self) -> None:
-        """Remove the indexes and the copy of the log; the scratch file is the workspace's."""
+        """Remove the index and the copy of the log; the scratch file is the workspace's."""
         self._index.close()
-        self._firsts.close()
         self._copied.remove()
         self._scratch.close()
 
     def _take_compacted(self, names: list[str], covered: set[str], uploaded: dict[bytes, int]) -> int:
         count = 0
-        for facts, covers in filter(None, self._read_all(names)):
-            covered.update(covers)
-            count += self._take(facts, uploaded)
+        for name, data in self._read_all(names):
+            if data is not None:
+                taken, covers = self._take(name, data, uploaded)
+                covered.update(covers)
+                count += taken
         return count
 
-    def _read_all(self, names: list[str]) -> Iterator[tuple[list[Fact], list[str]] | None]:
+    def _read_all(self, names: list[str]) -> Iterator[tuple[str, bytes | None]]:
         with ThreadPoolExecutor(READERS) as readers:
             # In groups, because `map` reads ahead without a bound.
             for start in range(0, len(names), READERS):
                 group = names[start : start + READERS]
-                # Read ahead as bytes: as facts, eight segments are a quarter of a gigabyte.
-                for name, data in zip(group, readers.map(partial(_fetch, self._store), group), strict=True):
-                    yield None if data is None else _decode(f"{self._store}/{name}", data)
+                yield from zip(group, readers.map(partial(_fetch, self._store), group), strict=True)
 
-    def _take(self, facts: Iterable[Fact], uploaded: dict[bytes, int]) -> int:
-        count = 0
-        for fact in facts:
-            if fact.kind is Kind.TRANSIENT:
-                continue  # no attempt of ours uploads one
-            # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
-            uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
-            self._place(fact, self._copied.append([fact])[0] + 1)
-            self._count(fact)
-            count += 1
-        return count
+    def _take(self, name: str, data: bytes, uploaded: dict[bytes, int]) -> tuple[int, list[str]]:
+        """Take over the facts of a segment. Return how many there are, and the names of the segments that it repeats."""
+        segment = _decoded(f"{self._store}/{name}", data)
+        count, covers = 0, segment.covers
+        while some := list(islice(segment.facts, FACTS_AT_ONCE)):
+            good = []
+            for fact in some:
+                try:
+                    body = check_body(fact)
+                except ValueError as error:
+                    log.warning("A fact of %s is left out: %s", one_line(f"{self._store}/{name}"), one_line(str(error)))
+                    covers = []  # what repeats others must not stand for what it does not have
+                    continue
+                if fact.kind is not Kind.TRANSIENT:  # no attempt of ours uploads one
+                    good.append(fact)
+                    self._count(fact, body)
+            for fact, offset in zip(good, self._copied.append(good), strict=True):
+                # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
+                uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
+                self._place(fact, offset + 1)
+            count += len(good)
+        return count, covers
 
     def _pick_up(self, uploaded: dict[bytes, int]) -> int:
         """Take over what earlier attempts on this host wrote down and did not upload."""
@@ -210,7 +237,7 @@ class Facts:
                 if fact.number > uploaded[fact.nonce]:
                     uploaded[fact.nonce] = fact.number
                     fresh.append(fact)
-                    self._count(fact)
+                    self._count(fact, read_body(fact))
             scratch.close()
             # Into our own file: so they are uploaded with what we add.
             for fact, offset in zip(fresh, self._scratch.append(fresh), strict=True):
@@ -222,8 +249,16 @@ class Facts:
         if fact.kind is Kind.BAD_ROW and fact.ask != self._ask:
             return  # void outside its ask; the answers before it hold
         self._index.update(fact.key, partial(self._better, fact, place))
-        if fact.step == 0 and fact.work == self._work and fact.claim != self._claim.number:
-            self._firsts.put(_who(fact.ordinal, fact.sample), fact.key)
+        if fact.step == 0 and fact.work == self._work:
+            self._note_begun(fact.ordinal, fact.sample)
+
+    def _note_begun(self, ordinal: int, sample: int) -> None:
+        if ordinal >= self._rows or sample >= self._samples:
+            return  # it is forged
+        if not self._begun:  # most runs begin without a log
+            self._begun = bytearray(self._rows * self._samples // 8 + 1)
+        byte, bit = divmod(ordinal * self._samples + sample, 8)
+        self._begun[byte] |= 1 << bit
 
     def _better(self, fact: Fact, place: int, slot: bytes | None) -> bytes:
         """Return the slot of a fact's key, with its place where the fact is the best."""
@@ -240,7 +275,7 @@ class Facts:
         covers: list[str] = []
         size = number = 0
         for position, name in enumerate(names, 1):
-            read, _ = read_segment(self._store, name, whole=True) or ([], [])
+            read, _ = read_segment(self._store, name) or ([], [])
             if read:  # else it is gone, or damaged, or of a newer format: who can read it must still find it
                 facts += read
                 covers.append(name)
@@ -276,13 +311,23 @@ def is_compaction(name: str) -> bool:
     return "/compact-" in name
 
 
-def read_segment(store: Store, name: str, *, whole: bool = False) -> tuple[list[Fact], list[str]] | None:
-    """Return the facts of a segment and the names of those that it covers: none if it is damaged; None if it is not there.
+def read_segment(store: Store, name: str) -> tuple[list[Fact], list[str]] | None:
+    """Return the facts of a segment and the names of those that it covers. None if it is not there.
 
-    :param whole: none also if a single fact is not as we write them: who repeats or deletes a segment must know all of it.
+    No facts if it is damaged, or if a single one is not as we write them: who repeats or deletes a segment must know all of it.
     """
     data = _fetch(store, name)
-    return None if data is None else _decode(f"{store}/{name}", data, whole=whole)
+    if data is None:
+        return None
+    found = _decoded(f"{store}/{name}", data)
+    facts = list(found.facts)
+    try:
+        for fact in facts:
+            check_body(fact)
+    except ValueError as error:
+        log.warning("%s is left out: %s", one_line(f"{store}/{name}"), one_line(str(error)))
+        return [], []
+    return facts, found.covers
 
 
 def _fetch(store: Store, name: str) -> bytes | None:
@@ -292,25 +337,10 @@ def _fetch(store: Store, name: str) -> bytes | None:
         return None
 
 
-def _decode(place: str, data: bytes, *, whole: bool = False) -> tuple[list[Fact], list[str]]:
+def _decoded(place: str, data: bytes) -> Segment:
     try:
-        facts, covers = decode_segment(data)
+        return decode_segment(data)
     except ValueError as error:
         # Its rows are asked again; nothing can be read from half a segment.
         log.warning("%s is left out: %s", one_line(place), one_line(str(error)))
-        return [], []
-    good = []
-    for fact in facts:
-        try:
-            check_body(fact)
-        except ValueError as error:
-            log.warning("A fact of %s is left out: %s", one_line(place), one_line(str(error)))
-        else:
-            good.append(fact)
-    if len(good) < len(facts):
-        return [] if whole else good, []  # what repeats others must not stand for what it does not have
-    return good, covers
-
-
-def _who(ordinal: int, sample: int) -> bytes:
-    return digest(f"{ordinal}/{sample}".encode())
+        return Segment(iter(()), [])

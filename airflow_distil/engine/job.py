@@ -165,7 +165,14 @@ class Job:
         workspace = Workspace(self.scratch or default_scratch(), self.destination, begun.folder)
         with _naming(self.destination):
             self.progress.budget.belongs_to(commit.nonces())
-            facts = Facts(self.store, begun, workspace, self.progress.budget.count)
+            facts = Facts(
+                self.store,
+                begun,
+                workspace,
+                rows=self.source.rows,
+                samples=self.task.num_generations,
+                count=self.progress.budget.count,
+            )
         published = False
         try:
             manifest = self._produce(commit, begun, workspace, facts)
@@ -187,7 +194,7 @@ class Job:
         with _naming(self.destination):
             if known := facts.load():
                 log.info("Going on from %d answers that earlier attempts paid for", known)
-        twins = Twins(workspace.path / "twins")
+        twins = Twins(workspace.path / "twins", self.source.rows * self.task.num_generations)
         told = Told(workspace.path, self.task)
         asking = AskPass(
             speech=speech,

@@ -1,4 +1,4 @@
-"""What both passes see of a source row: its dialogues, and what their outcomes make of it."""
+"""A row of the source: its dialogues, and what their outcomes make of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ NAME = 8
 
 
 class Twins:
-    """Counts, within one pass over the source, how many rows so far start with a request."""
+    """Counts, within one pass over the source, how many rows so far start with a request.
 
-    def __init__(self, path: Path) -> None:
-        self._map = DiskMap(path, 4, key=NAME)
+    :param expected: how many requests there will be.
+    """
+
+    def __init__(self, path: Path, expected: int) -> None:
+        self._map = DiskMap(path, 4, key=NAME, expected=expected)
 
     def count(self, name: bytes) -> int:
         """Return how many earlier rows start so, and count this one."""

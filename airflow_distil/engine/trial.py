@@ -119,7 +119,7 @@ def _with_prompts(task: Task, llm: LLM | None, source: Source, chosen: list[int]
         ask=bytes(16),
         read=Columns(task.output_names, task.output_types).read,
     )
-    twins = Twins(folder / "twins")
+    twins = Twins(folder / "twins", len(chosen) * task.num_generations)
     rows = (row for batch in source.batches() for row in rows_of(batch))
     samples = []
     for ordinal, row in zip(chosen, rows, strict=True):

@@ -259,7 +259,7 @@ class Upkeep:
         kept: dict[str, tuple[Entry, str]] = {}
         for compaction in compactions:
             # As attempts read it: what they would leave out holds no answers.
-            facts, covers = read_segment(self.store, compaction, whole=True) or ([], [])
+            facts, covers = read_segment(self.store, compaction) or ([], [])
             held = set(facts)
             for segment in filter(None, map(segments.get, covers)):
                 name, folder = segment.name, segment.name.rpartition("/")[0]
@@ -290,7 +290,7 @@ class Upkeep:
 
     def _why_keep(self, name: str, held: set[Fact]) -> str:
         """Compare a segment, fact by fact, with the compaction that says that it covers it."""
-        segment = read_segment(self.store, name, whole=True)
+        segment = read_segment(self.store, name)
         if segment is None:
             return "removed by another upkeep meanwhile"
         facts, _ = segment
@@ -337,7 +337,7 @@ class Upkeep:
         scratch.close()
         if missing:
             for entry in self.store.list(LOG):
-                facts, _ = read_segment(self.store, entry.name, whole=True) or ([], [])
+                facts, _ = read_segment(self.store, entry.name) or ([], [])
                 missing.difference_update(facts)
         return len(missing)
 

@@ -11,7 +11,7 @@ from airflow_distil.datasets.log import Fact, Kind, decode_segment
 from airflow_distil.datasets.manifest import CLAIMS, LOG, MANIFESTS, Claim, Manifest, numbers, read_claim, read_manifest
 from airflow_distil.datasets.stores import Store
 from airflow_distil.engine.budget import Paid
-from airflow_distil.engine.dialogue import check_body, read_body
+from airflow_distil.engine.dialogue import check_body
 from airflow_distil.plugins.evidence import Place
 
 __all__ = ["attempts"]
@@ -33,7 +33,7 @@ class _Bill:
     def add(self, fact: Fact) -> bool:
         """Add a fact; tell whether it is one that we could have written."""
         try:
-            check_body(fact)
+            body = check_body(fact)
         except ValueError:
             return False
         if fact.number in self.seen:  # copies, made by compaction
@@ -42,7 +42,6 @@ class _Bill:
         if fact.kind is not Kind.ANSWER:
             self.refused += 1
             return True
-        body = read_body(fact)
         tokens_in, tokens_out = body.get("usage") or (None, None)
         self.paid.add(tokens_in, tokens_out, body.get("cost"))
         return True
@@ -84,7 +83,7 @@ def _bills(store: Store, nonces: Iterable[str]) -> tuple[dict[str, _Bill], bool]
         if left < 0:
             return bills, False
         try:
-            facts, _ = decode_segment(store.get(entry.name))
+            facts = decode_segment(store.get(entry.name)).facts
         except (ValueError, FileNotFoundError):  # damaged, or compacted meanwhile
             complete = False
             continue

@@ -461,7 +461,7 @@ class Bench:
 
     def logged(self) -> int:
         """Return how many answers are in the log of the destination."""
-        segments = [decode_segment(self.store.get(name))[0] for name in self.names("_distil/log/")]
+        segments = [decode_segment(self.store.get(name)).facts for name in self.names("_distil/log/")]
         return len({(fact.nonce, fact.number) for facts in segments for fact in facts if fact.kind is Kind.ANSWER})
 
     def host_lost(self, attempt: Attempt) -> None:

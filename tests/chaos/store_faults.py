@@ -131,7 +131,7 @@ def _damaged(bench: Bench, chance: Random, *, flip: bool) -> str:
     bench.host_lost(attempt)
     [*_, name] = bench.names("_distil/log/")
     data = bench.store.get(name)
-    bench.allowed += len(decode_segment(data)[0])
+    bench.allowed += len(list(decode_segment(data).facts))
     at = int(len(data) * chance.uniform(0.01, 0.99))
     damaged = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :] if flip else data[:at]
     bench.store.delete(name)

@@ -83,7 +83,7 @@ class Cleaner(Actor):
 
 
 def logged_facts(store: Store) -> dict[Id, object]:
-    facts = [fact for entry in store.list(LOG) for fact in decode_segment(store.get(entry.name))[0]]
+    facts = [fact for entry in store.list(LOG) for fact in decode_segment(store.get(entry.name)).facts]
     return {(fact.nonce, fact.number): fact for fact in facts}
 
 

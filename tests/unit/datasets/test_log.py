@@ -158,7 +158,8 @@ class TestSegment:
     @settings(max_examples=40, deadline=None)
     def test_what_is_written_is_read(self, facts, covers):
         """A compaction that lost an ask or an id would bring void failures back, or count an answer twice."""
-        assert decode_segment(encode_segment(facts, covers or None)) == (facts, covers)
+        segment = decode_segment(encode_segment(facts, covers or None))
+        assert (list(segment.facts), segment.covers) == (facts, covers)
 
     def test_same_facts_are_the_same_bytes(self):
         """After a lost reply the store compares what is there with what was meant."""

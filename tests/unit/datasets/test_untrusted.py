@@ -192,7 +192,7 @@ def test_forged_bytes_give_facts_or_a_value_error(at, forged):
     whole = encode_segment([fact(number, b"body %d" % number) for number in range(3)])[:-40]
     at %= len(whole)
     try:
-        found, _ = decode_segment(sealed((whole[:at] + forged + whole[at + len(forged) :])[: len(whole)]))
+        found = list(decode_segment(sealed((whole[:at] + forged + whole[at + len(forged) :])[: len(whole)])).facts)
     except ValueError:
         return
     for each in found:
@@ -237,7 +237,7 @@ def test_nulls_and_unknown_kinds_are_refused(name, value):
     sink = pa.BufferOutputStream()
     with ipc.new_stream(sink, SCHEMA, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_batch(forged.to_batches()[0])
-    with pytest.raises(ValueError, match=r"nulls|77"):
+    with pytest.raises(ValueError, match=r"nulls|kind"):
         decode_segment(sealed(sink.getvalue().to_pybytes()))
 
 

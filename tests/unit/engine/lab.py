@@ -159,7 +159,7 @@ class Lab:
 
     def facts(self) -> list[Fact]:
         """Return the facts of all segments."""
-        return [fact for name in self.names("_distil/log/") for fact in decode_segment(self.store.get(name))[0]]
+        return [fact for name in self.names("_distil/log/") for fact in decode_segment(self.store.get(name)).facts]
 
     def manifest(self) -> Manifest:
         """Return the latest edition."""

@@ -323,7 +323,8 @@ class TestPaid:
         budget = Budget(Model())
         budget.belongs_to(frozenset([b"n" * 8]))
         for number in [0, 1, 2**64 - 1, 2**63, 1, 2**63]:
-            budget.count(Fact(b"k" * 16, b"n" * 8, number, 1, b"a" * 16, b"w" * 16, 0, 0, 0, Kind.ANSWER, b'{"usage":[1,2]}'))
+            fact = Fact(b"k" * 16, b"n" * 8, number, 1, b"a" * 16, b"w" * 16, 0, 0, 0, Kind.ANSWER, b"")
+            budget.count(fact, {"usage": [1, 2]})
         assert budget.paid.answers == 4
         assert sum(map(len, budget._seen.values())) <= 3 * budget_module.BITS
 

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_distil.conversation import Chat, canonical, digest, user
 from airflow_distil.datasets.log import Fact, Kind, decode_segment, encode_segment
-from airflow_distil.datasets.manifest import Claim, Identity
+from airflow_distil.datasets.manifest import LOG, Claim, Identity
 from airflow_distil.datasets.stores import MemoryStore
 from airflow_distil.datasets.uri import URI
 from airflow_distil.engine import facts as facts_module
@@ -43,7 +43,7 @@ def begin(store, tmp_path):
             fingerprint=fingerprint,
         )
         workspace = Workspace(tmp_path / host, "destination", claim.folder)
-        facts = Facts(store, claim, workspace)
+        facts = Facts(store, claim, workspace, rows=9)
         opened.append((facts, workspace))
         return facts
 
@@ -75,7 +75,7 @@ def test_flush_uploads_each_fact_once(begin, store):
     write(facts, "c")
     facts.flush()
     names = [entry.name for entry in store.list("_distil/log/")]
-    assert [len(decode_segment(store.get(name))[0]) for name in names] == [2, 1]
+    assert [len(list(decode_segment(store.get(name)).facts)) for name in names] == [2, 1]
     assert facts.pending == 0
 
 
@@ -88,7 +88,7 @@ def test_much_is_uploaded_in_several_segments(begin, store, monkeypatch):
     facts.flush()
     names = [entry.name for entry in store.list("_distil/log/")]
     assert len(names) > 2
-    assert [fact.number for name in names for fact in decode_segment(store.get(name))[0]] == list(range(1, 11))
+    assert [fact.number for name in names for fact in decode_segment(store.get(name)).facts] == list(range(1, 11))
 
 
 def test_failed_flush_loses_nothing(begin, store, monkeypatch):
@@ -240,15 +240,29 @@ class TestLoad:
         first.flush()
         same, other = begin(2), begin(3, fingerprint="other work")
         same.load(), other.load()
-        assert same.knows_firsts
-        assert (same.first(0, 0), same.first(1, 0), same.first(2, 0)) == (turn("a").key, turn("b").key, None)
-        assert not other.knows_firsts
+        assert [same.has_begun(ordinal, 0) for ordinal in range(10)] == [True, True, *[False] * 8]
+        assert [same.first(ordinal, 0) and same.first(ordinal, 0).key for ordinal in range(3)] == [
+            turn("a").key,
+            turn("b").key,
+            None,
+        ]
+        assert not any(other.has_begun(ordinal, 0) for ordinal in range(10))
 
     def test_own_first_requests_are_no_news(self, begin):
-        """An attempt cannot drift from itself; the index would double for nothing."""
+        """An attempt cannot drift from itself."""
         facts = begin()
         write(facts, "a")
-        assert not facts.knows_firsts
+        assert not facts.has_begun(0, 0)
+
+    @pytest.mark.parametrize(("ordinal", "sample"), [(2**63, 0), (0, 2**31), (9, 0)])
+    def test_rows_that_are_not_there_take_no_memory(self, begin, store, ordinal, sample):
+        """A fact of row 2**63 made room for that many."""
+        begin(1)
+        forged = begin(2).fact(turn("a"), ordinal=ordinal, sample=sample, kind=Kind.ANSWER, body={"text": "yes"})
+        store.put(f"{LOG}000001-{1:016x}/000001.arrow", encode_segment([forged]))
+        later = begin(3)
+        assert later.load() == 1
+        assert not any(later.has_begun(ordinal, 0) for ordinal in range(10))
 
 
 class TestCompaction:
@@ -322,7 +336,7 @@ class TestCompaction:
         store.put(newer, encode_segment([])[:-8] + b"distil-2")
         begin(2).load()
         [name] = self.compact(store)
-        assert newer not in decode_segment(store.get(name))[1]
+        assert newer not in decode_segment(store.get(name)).covers
 
     def test_large_logs_become_several_compactions(self, begin, store, monkeypatch):
         """They are built in memory."""
@@ -331,7 +345,7 @@ class TestCompaction:
         begin(2).load()
         names = self.compact(store)
         assert len(names) > 2
-        assert sum(len(decode_segment(store.get(name))[0]) for name in names) == 9
+        assert sum(len(list(decode_segment(store.get(name)).facts)) for name in names) == 9
         assert begin(3).load() == 9
 
     def test_more_than_the_real_number_of_segments(self, begin, store, monkeypatch):

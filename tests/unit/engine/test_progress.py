@@ -85,8 +85,8 @@ def test_line_says_what_is_left_of_a_budget():
     """Whoever watches the log wants to know before it is spent, not after; and what other attempts paid is spent, too."""
     budget = Budget(Model(), max_cost_usd=5.0, max_total_tokens=1000)
     budget.belongs_to(frozenset([b"n" * 8]))
-    body = b'{"usage":[100,20],"cost":1.5}'
-    budget.count(Fact(b"k" * 16, b"n" * 8, 1, 1, b"a" * 16, b"w" * 16, 0, 0, 0, Kind.ANSWER, body))
+    earlier = Fact(b"k" * 16, b"n" * 8, 1, 1, b"a" * 16, b"w" * 16, 0, 0, 0, Kind.ANSWER, b"")
+    budget.count(earlier, {"usage": [100, 20], "cost": 1.5})
     budget.add({"usage": [30, 4], "cost": 0.0125})
     progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), budget)
     assert progress.line().endswith("; 30 + 4 tokens, $0.013; budget: $1.51 of $5.00 and 154 of 1000 tokens")
