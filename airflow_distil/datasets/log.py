@@ -155,7 +155,7 @@ def encode_segment(facts: Iterable[Fact], covers: list[str] | None = None) -> by
     schema = SCHEMA.with_metadata({"covers": "\n".join(covers)} if covers else None)
     sink = io.BytesIO()
     facts = iter(facts)
-    with ipc.new_stream(sink, schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
+    with ipc.new_stream(sink, schema, options=ipc.IpcWriteOptions(compression="zstd", use_threads=False)) as writer:
         while values := list(zip(*islice(facts, BATCH_FACTS), strict=True)):
             columns = [pa.array(column, field.type) for column, field in zip(values, SCHEMA, strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=schema))

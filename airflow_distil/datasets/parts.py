@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_distil.datasets.manifest import Part
+from airflow_distil.datasets.memory import give_back
 from airflow_distil.datasets.stores import Store, create
 from airflow_distil.exceptions import DestinationError
 
@@ -19,7 +20,7 @@ __all__ = ["PartWriter"]
 PART_BYTES = 256 * 1024 * 1024
 # Row groups are the unit that readers hold in memory, and so do we, twice: as it is gathered and as it is packed.
 GROUP_ROWS = 64 * 1024
-GROUP_BYTES = 16 * 1024 * 1024
+GROUP_BYTES = 8 * 1024 * 1024
 
 
 class PartWriter:
@@ -58,6 +59,7 @@ class PartWriter:
             self._end_group()
             if self._path.stat().st_size >= PART_BYTES:
                 self._end_part()
+        give_back()
 
     def finish(self) -> list[Part]:
         """Put what is left, and return all parts. There is at least one, for its schema."""

@@ -23,6 +23,7 @@ import pyarrow as pa
 from airflow_distil.conversation import LLM, Answer, Request, Row
 from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.log import Fact, Kind
+from airflow_distil.datasets.memory import give_back
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, check_body, read_body
@@ -191,6 +192,7 @@ class AskPass:
             try:
                 # A batch without rows is not the end.
                 rows = rows_of(next((batch for batch in self.batches if batch.num_rows), _NO_ROWS))
+                give_back()
             except Exception as error:  # noqa: BLE001 - raised where the rows are waited for
                 failure = error
             with suppress(RuntimeError):  # the loop has ended, and nobody waits any more

@@ -21,6 +21,7 @@ from airflow_distil.conversation import digest
 from airflow_distil.datasets.diskmap import DiskMap
 from airflow_distil.datasets.log import MOST_BYTES, Fact, Kind, Scratch, Segment, decode_segment, encode_segment
 from airflow_distil.datasets.manifest import LOG, Claim
+from airflow_distil.datasets.memory import give_back
 from airflow_distil.datasets.stores import Store, create
 from airflow_distil.engine.dialogue import Turn, check_body, read_body
 from airflow_distil.engine.workspace import FACTS, Workspace
@@ -179,6 +180,7 @@ class Facts:
                 if not create(self._store, name, encode_segment(chain([first], facts))):
                     raise OSError(f"{name} exists already and is not ours")
             self._uploaded = segment.end
+            give_back()
 
     def close(self) -> None:
         """Remove the index and the copy of the log; the scratch file is the workspace's."""
@@ -223,6 +225,7 @@ class Facts:
                 uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
                 self._place(fact, offset + 1)
             count += len(good)
+        give_back()
         return count, covers
 
     def _pick_up(self, uploaded: dict[bytes, int]) -> int:

@@ -27,7 +27,7 @@ from airflow_distil.tasks.base import Task
 __all__ = ["Line", "Told"]
 
 # A write for each row would cost as much as the rest; nothing is lost with what is not written yet.
-BUFFER_BYTES = 2**18
+BUFFER_BYTES = 2**16
 # Places are read so many at a time.
 PLACES = 4096
 # Of an unsigned 64-bit number.
