@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ FIRST_SLOTS = 4096
 PROBED = 4
 # Slots copied at a time when the table grows.
 COPIED = 4096
+_FIRST = struct.Struct("<Q").unpack_from
 
 
 class DiskMap:
@@ -35,10 +37,11 @@ class DiskMap:
         self._empty = bytes(key)
         self._record = key + width
         self._count = 0
-        self._slots = FIRST_SLOTS
-        while expected > self._slots * MAX_LOAD:
-            self._slots *= 2
-        self._file = self._make(path, self._slots)
+        slots = FIRST_SLOTS
+        while expected > slots * MAX_LOAD:
+            slots *= 2
+        self._resize(slots)
+        self._file = self._make(path, slots)
 
     def __len__(self) -> int:
         return self._count
@@ -62,7 +65,7 @@ class DiskMap:
         at, before = self._find(key)
         value = change(before)
         if before is None:
-            if self._count >= self._slots * MAX_LOAD:
+            if self._count >= self._most:
                 self._grow()
                 at, _ = self._find(key)
             self._count += 1
@@ -76,8 +79,8 @@ class DiskMap:
 
     def _find(self, key: bytes) -> tuple[int, bytes | None]:
         """Return where a key stands, or would, and its value."""
-        mask, record, width, empty = self._slots - 1, self._record, self._key, self._empty
-        slot = int.from_bytes(key[:8], "little") & mask
+        record, width = self._record, self._key
+        slot = _FIRST(key)[0] & self._mask
         while True:
             start = slot * record
             block = os.pread(self._file, PROBED * record, start)
@@ -85,15 +88,20 @@ class DiskMap:
                 found = block[at : at + width]
                 if found == key:
                     return start + at, block[at + width : at + record]
-                if found == empty:
+                if found == self._empty:
                     return start + at, None
-            slot = (slot + len(block) // record) & mask
+            slot = (slot + len(block) // record) & self._mask
+
+    def _resize(self, slots: int) -> None:
+        self._mask = slots - 1
+        self._most = int(slots * MAX_LOAD)
 
     def _grow(self) -> None:
-        old, slots, path = self._file, self._slots, self._path.with_suffix(".larger")
+        old, slots, path = self._file, self._mask + 1, self._path.with_suffix(".larger")
         larger = self._make(path, slots * 2)
         try:
-            self._file, self._slots = larger, slots * 2
+            self._file = larger
+            self._resize(slots * 2)
             for start in range(0, slots, COPIED):
                 block = os.pread(old, COPIED * self._record, start * self._record)
                 for at in range(0, len(block), self._record):
@@ -101,7 +109,8 @@ class DiskMap:
                         os.pwrite(larger, block[at : at + self._record], self._find(key)[0])
         except OSError:
             # With the new number of slots and the old file, every key would be looked for in the wrong place.
-            self._file, self._slots = old, slots
+            self._file = old
+            self._resize(slots)
             os.close(larger)
             path.unlink()
             raise

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 # because rows that were in flight together lie in any order.
 NEAR = 2**14
 NEAR_BLOCKS = 8
-# Some fifty frames, read nearly as fast as one. Not more: what is larger than 128 kB comes from the system, and once such a block
-# was freed, glibc puts others of its size among the small ones.
+# Some fifty frames, read nearly as fast as one. Not more: what is larger than 128 kB comes from the system, and once such a
+# block was freed, glibc puts others of its size among the small ones.
 BLOCK = 2**16
 
 _HEAD = struct.Struct("<II")  # length and CRC-32 of what follows

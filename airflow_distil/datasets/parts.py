@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,11 +47,14 @@ class PartWriter:
         self._waiting_rows = self._waiting_bytes = 0
         self._writer: pq.ParquetWriter | None = None
         self._rows = 0
+        # Packing needs no Python: while one group is packed, the next is gathered.
+        self._packer = ThreadPoolExecutor(1, "airflow-distil-pack")
+        self._packing: Future[None] | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append a batch.
 
-        :raises OSError: if the disk is full.
+        :raises OSError: if the disk is full, perhaps at a later batch than the one that had no room.
         """
         self._waiting.append(batch)
         self._waiting_rows += batch.num_rows
@@ -67,6 +71,7 @@ class PartWriter:
             if self._waiting or self._writer is None:
                 self._end_group()
             self._end_part()
+        self._packer.shutdown()
         return self._parts
 
     @property
@@ -74,14 +79,21 @@ class PartWriter:
         return self._local / f"part-{len(self._parts):05d}.parquet"
 
     def _end_group(self) -> None:
+        self._settle()
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
-        table = pa.Table.from_batches(self._waiting, self._schema)
-        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-        self._rows += table.num_rows
+        self._packing = self._packer.submit(_pack, self._writer, self._waiting)
+        self._rows += self._waiting_rows
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
+    def _settle(self) -> None:
+        """Wait until the last group is written."""
+        if self._packing is not None:
+            self._packing.result()
+            self._packing = None
+
     def _end_part(self) -> None:
+        self._settle()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -97,3 +109,11 @@ class PartWriter:
         path.unlink()
         self._parts.append(part)
         self._rows = 0
+
+
+def _pack(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> None:
+    table = pa.Table.from_batches(batches, writer.schema)
+    writer.write_table(table, row_group_size=max(1, table.num_rows))
+    del table
+    batches.clear()
+    give_back()

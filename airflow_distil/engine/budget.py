@@ -234,7 +234,9 @@ class Budget:
 
     def _is_new(self, fact: Fact) -> bool:
         piece, bit = divmod(fact.number, BITS)
-        bits = self._seen.setdefault((fact.nonce, piece), bytearray(BITS // 8))
+        bits = self._seen.get((fact.nonce, piece))
+        if bits is None:
+            bits = self._seen[fact.nonce, piece] = bytearray(BITS // 8)
         mask = 1 << bit % 8
         if bits[bit // 8] & mask:
             return False

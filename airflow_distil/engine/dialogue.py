@@ -175,7 +175,6 @@ class Speech:
         object.__setattr__(self, "outputs", self.task.output_names)
 
 
-@dataclass(slots=True)
 class Dialogue:
     """The conversation of one sample of one row.
 
@@ -183,23 +182,32 @@ class Dialogue:
     :param count_twin: given the hash of the first request, returns how many earlier rows start with it.
     """
 
-    speech: Speech
-    input: Row
-    ordinal: int
-    sample: int
-    count_twin: Callable[[bytes], int]
-    first: Turn | None = field(default=None, init=False)
-    _talk: Conversation = field(init=False)
-    _twin: int | None = field(init=False, default=None)
-    _chain: bytes = field(init=False, default=b"")
-    _turns: list[Turn] = field(init=False)
-    _listed: bool = field(init=False, default=False)
-    _trace: list[Exchange] = field(init=False)
-    _own: bool = field(init=False, default=False)
-    _ended: Outcome | None = field(init=False, default=None)
-    _news: dict[bytes, Fact] = field(init=False, default_factory=dict)
+    # Not a dataclass: there is one for each answer, and what `_open` sets would be set twice.
+    __slots__ = (
+        "_chain", "_ended", "_listed", "_news", "_own", "_talk", "_trace", "_turns", "_twin",
+        "count_twin", "first", "input", "ordinal", "sample", "speech",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
+    first: Turn | None
+    _talk: Conversation
+    _chain: bytes
+    _turns: list[Turn]
+    _listed: bool
+    _trace: list[Exchange]
+    _ended: Outcome | None
+
+    def __init__(
+        self, speech: Speech, input: Row, ordinal: int, sample: int, count_twin: Callable[[bytes], int]
+    ) -> None:
+        self.speech = speech
+        self.input = input
+        self.ordinal = ordinal
+        self.sample = sample
+        self.count_twin = count_twin
+        self.first = None
+        self._twin: int | None = None
+        self._own = False
+        self._news: dict[bytes, Fact] = {}
         self._open()
 
     @property

@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -112,7 +113,8 @@ class Facts:
 
     def find(self, key: bytes, *, own: bool) -> Fact | None:
         """Return the fact of a key: the one with the highest claim, or with `own` the one of this ask."""
-        slot = self._index.get(key)
+        # Most runs begin without a log, and need not look into a file to see that.
+        slot = self._index.get(key) if len(self._index) else None
         if slot is None:
             return None
         best, _, mine, _ = _SLOT.unpack(slot)
@@ -221,9 +223,10 @@ class Facts:
                     good.append(fact)
                     self._count(fact, body)
             for fact, offset in zip(good, self._copied.append(good), strict=True):
-                # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
-                uploaded[fact.nonce] = max(uploaded[fact.nonce], fact.number)
                 self._place(fact, offset + 1)
+            # Numbers are uploaded in order, so the highest one tells what of a killed attempt's scratch is missing here.
+            for nonce, ours in groupby(good, key=attrgetter("nonce")):
+                uploaded[nonce] = max(uploaded[nonce], *(fact.number for fact in ours))
             count += len(good)
         give_back()
         return count, covers
@@ -251,7 +254,7 @@ class Facts:
     def _place(self, fact: Fact, place: int) -> None:
         if fact.kind is Kind.BAD_ROW and fact.ask != self._ask:
             return  # void outside its ask; the answers before it hold
-        self._index.update(fact.key, partial(self._better, fact, place))
+        self._index.update(fact.key, lambda slot: self._better(fact, place, slot))
         if fact.step == 0 and fact.work == self._work:
             self._note_begun(fact.ordinal, fact.sample)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class Fate(NamedTuple):
     status: str
     error: str | None
     outcomes: list[Outcome]
-    columns: dict[str, Any]
+    columns: Mapping[str, Any]
     transient: bool = False
     asked: bool = False
 
@@ -89,12 +89,11 @@ def skipped(speech: Speech, row: Row) -> list[Fate]:
 
 def fates(speech: Speech, outcomes: list[Outcome], *, asked: bool = False) -> Iterator[Fate]:
     """Make output rows of the outcomes of one source row."""
-    names = speech.outputs
     if not speech.task.group_generations:
         for sample, outcome in enumerate(outcomes):
-            columns = {name: outcome.columns.get(name) for name in names}
-            yield Fate(sample, outcome.status, _shown(outcome.error), [outcome], columns, outcome.transient, asked)
+            yield Fate(sample, outcome.status, _shown(outcome.error), [outcome], outcome.columns, outcome.transient, asked)
         return
+    names = speech.outputs
     bad = _worst(outcomes)
     columns = {name: [outcome.columns.get(name) for outcome in outcomes] for name in names}
     transient = any(outcome.transient for outcome in outcomes)

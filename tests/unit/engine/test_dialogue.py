@@ -440,13 +440,3 @@ class TestDraws:
             return [(talk.advance(log).columns["final"], talk.advance(log).trace[1].turn.key) for talk in talks]
 
         assert last(["a", "b"]) == [*last(["a"]), *last(["b"])]
-
-    def test_row_that_cannot_be_asked_about_can_be_shown(self):
-        """What a debugger, or a failed assertion, shows of it raised an error of its own."""
-
-        class Broken(TwoTurns):
-            def converse(self, input, rng):
-                raise KeyError("x")
-                yield
-
-        assert "KeyError" in repr(dialogue(Broken()))
