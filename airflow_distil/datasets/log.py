@@ -14,9 +14,9 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -213,8 +213,16 @@ def decode_segment(data: bytes) -> Segment:
 
 def _facts(table: pa.Table) -> Iterator[Fact]:
     for batch in table.to_batches(BATCH_FACTS):
-        *ids, kinds, bodies = (column.to_pylist() for column in batch.columns)
+        *ids, kinds, bodies = map(_values, batch.columns)
         yield from map(Fact, *ids, map(_KINDS.__getitem__, kinds), bodies)
+
+
+def _values(column: pa.Array) -> Iterable[Any]:
+    # Most of what facts of one attempt say of themselves is the same for all of them.
+    if pc.all(pc.equal(column, column[0])).as_py():
+        return repeat(column[0].as_py(), len(column))
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _unpacked_size(stream: bytes) -> int:

@@ -196,9 +196,7 @@ class Dialogue:
     _trace: list[Exchange]
     _ended: Outcome | None
 
-    def __init__(
-        self, speech: Speech, input: Row, ordinal: int, sample: int, count_twin: Callable[[bytes], int]
-    ) -> None:
+    def __init__(self, speech: Speech, input: Row, ordinal: int, sample: int, count_twin: Callable[[bytes], int]) -> None:
         self.speech = speech
         self.input = input
         self.ordinal = ordinal

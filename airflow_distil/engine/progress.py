@@ -39,7 +39,8 @@ class Tally:
 
     total: int
     max_failure_ratio: float
-    counts: Counter[str] = field(default_factory=Counter)
+    # With zeros: what is missing costs more to look up.
+    counts: Counter[str] = field(default_factory=lambda: Counter(ok=0, unparsed=0, failed=0, skipped=0))
     reasons: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     transient: int = 0
