@@ -24,7 +24,7 @@ VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 class ParquetReader:
     """Rows and schema come from the footer; no data is read to count."""
 
-    rows: int = 4 * BATCH_ROWS  # in columns they are small, and each batch costs some turns with other threads
+    rows: int = BATCH_ROWS
     bytes: int = BATCH_BYTES
 
     def scan(self, file: Opener, name: str, limit: int | None = None) -> Contents:
