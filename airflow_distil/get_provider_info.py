@@ -58,7 +58,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "scratch_dir": {
                         "description": (
-                            "Folder on the worker for answers that are not uploaded yet. By default one below the system's "
+                            "Folder on the worker for answers that are not uploaded yet, and for rows until all of them are "
+                            "finished: together some 2 kB a row where its answer has 1 kB. By default one below the system's "
                             "temporary folder. If it outlives the task's process, a killed task loses none of them."
                         ),
                         "version_added": "0.1.0",

@@ -212,7 +212,7 @@ def decode_segment(data: bytes) -> Segment:
 
 
 def _facts(table: pa.Table) -> Iterator[Fact]:
-    for batch in table.to_batches(BATCH_FACTS):
+    for batch in filter(len, table.to_batches(BATCH_FACTS)):
         *ids, kinds, bodies = map(_values, batch.columns)
         yield from map(Fact, *ids, map(_KINDS.__getitem__, kinds), bodies)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,13 +175,17 @@ class Job:
             )
         published = False
         try:
-            manifest = self._produce(commit, begun, workspace, facts)
+            dialogues = self.source.rows * self.task.num_generations
+            with closing(Twins(workspace.path / "twins", dialogues)) as twins, closing(Told(workspace.path, self.task)) as told:
+                manifest = self._produce(commit, begun, workspace, facts, twins=twins, told=told)
             published = True
         finally:
             self._put_away(facts, workspace, published=published)
         return manifest
 
-    def _produce(self, commit: Commit, claim: Claim, workspace: Workspace, facts: Facts) -> Manifest:
+    def _produce(
+        self, commit: Commit, claim: Claim, workspace: Workspace, facts: Facts, *, twins: Twins, told: Told
+    ) -> Manifest:
         columns = Columns(self.task.output_names, self.task.output_types)
         speech = Speech(
             task=self.task,
@@ -194,8 +198,6 @@ class Job:
         with _naming(self.destination):
             if known := facts.load():
                 log.info("Going on from %d answers that earlier attempts paid for", known)
-        twins = Twins(workspace.path / "twins", self.source.rows * self.task.num_generations)
-        told = Told(workspace.path, self.task)
         asking = AskPass(
             speech=speech,
             llm=self.llm,
@@ -211,7 +213,6 @@ class Job:
         price_of(self.llm)  # loads the list of prices now, not while answers arrive
         with _naming(self.destination), asyncio.Runner(loop_factory=_loop()) as runner:
             runner.run(asking.run())
-        twins.close()
         if columns.mixed:
             log.warning(
                 "%s have values without a common type and are written as text (JSON where they are not); declare output_types",
@@ -239,7 +240,6 @@ class Job:
                 writer.write(batch)
             parts = writer.finish()
             self.source.verify()
-            told.close()
             counts, lost = self.progress.tally.counts, self.progress.tally.lost
             self.progress.phase = "published"
             return commit.publish(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -119,23 +120,22 @@ def _with_prompts(task: Task, llm: LLM | None, source: Source, chosen: list[int]
         ask=bytes(16),
         read=Columns(task.output_names, task.output_types).read,
     )
-    twins = Twins(folder / "twins", len(chosen) * task.num_generations)
-    rows = (row for batch in source.batches() for row in rows_of(batch))
-    samples = []
-    for ordinal, row in zip(chosen, rows, strict=True):
-        if is_skipped(row):
-            samples.append(_skipped(ordinal))
-            continue
-        prompts: dict[str, None] = {}  # the samples of a row mostly ask the same
-        status = error = None
-        for dialogue in dialogues(speech, row, ordinal, twins):
-            match dialogue.advance(lambda key, *, own: None):  # noqa: ARG005 - called by these names
-                case Outcome() as ended:  # without a question
-                    status, error = ended.status, one_line(ended.error or "")
-                case turns:
-                    prompts.update((_readable(turn.content), None) for turn in turns)
-        samples.append(Sample(ordinal, tuple(prompts), status=status, error=error or None))
-    twins.close()
+    with closing(Twins(folder / "twins", len(chosen) * task.num_generations)) as twins:
+        rows = (row for batch in source.batches() for row in rows_of(batch))
+        samples = []
+        for ordinal, row in zip(chosen, rows, strict=True):
+            if is_skipped(row):
+                samples.append(_skipped(ordinal))
+                continue
+            prompts: dict[str, None] = {}  # the samples of a row mostly ask the same
+            status = error = None
+            for dialogue in dialogues(speech, row, ordinal, twins):
+                match dialogue.advance(lambda key, *, own: None):  # noqa: ARG005 - called by these names
+                    case Outcome() as ended:  # without a question
+                        status, error = ended.status, one_line(ended.error or "")
+                    case turns:
+                        prompts.update((_readable(turn.content), None) for turn in turns)
+            samples.append(Sample(ordinal, tuple(prompts), status=status, error=error or None))
     return samples
 
 

@@ -241,6 +241,16 @@ def test_nulls_and_unknown_kinds_are_refused(name, value):
         decode_segment(sealed(sink.getvalue().to_pybytes()))
 
 
+def test_a_batch_without_facts_is_no_end():
+    """We write none, and others may."""
+    batch = ipc.open_stream(encode_segment([fact(1)])).read_all().to_batches()[0]
+    sink = pa.BufferOutputStream()
+    with ipc.new_stream(sink, SCHEMA) as writer:
+        for each in (batch.slice(0, 0), batch, batch.slice(0, 0)):
+            writer.write_batch(each)
+    assert list(decode_segment(sealed(sink.getvalue().to_pybytes())).facts) == [fact(1)]
+
+
 def test_offsets_that_lead_out_of_their_buffer_are_refused():
     """A body of a negative length, or one that begins behind the file: what is read there is the memory of this process."""
     table = ipc.open_stream(encode_segment([fact(number, b"12345") for number in range(3)])).read_all()
