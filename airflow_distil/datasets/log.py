@@ -24,7 +24,7 @@ from pyarrow import ipc
 
 from airflow_distil.datasets.frames import Frames
 
-__all__ = ["MOST_BYTES", "Fact", "Kind", "Scratch", "Segment", "decode_segment", "encode_segment"]
+__all__ = ["BATCH_FACTS", "MOST_BYTES", "Fact", "Kind", "Scratch", "Segment", "decode_segment", "encode_segment"]
 
 
 class Kind(IntEnum):
@@ -108,6 +108,8 @@ class Scratch:
     def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, Fact]]:
         """Yield (offset, fact) from `start`, up to the end or the first one that is torn."""
         for offset, content in self._frames.read(start, end):
+            if len(content) < _HEAD.size:  # whole, and no fact of ours
+                return
             yield offset, _unpack(content)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from airflow_distil.conversation import Row, Unparsed, Vector
 from airflow_distil.datasets.readers import DEEPEST, fits_parquet, nested, storable, without_surrogates
 from airflow_distil.exceptions import TaskDefinitionError
 
-__all__ = ["Columns", "arrow_type"]
+__all__ = ["UNFIT", "Columns", "arrow_type"]
 
 _SCALARS: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -98,7 +98,7 @@ class Columns:
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
                 wrong.append(f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}")
-            except _UNFIT as error:
+            except UNFIT as error:
                 # A number of any length is an int to Python; a model that writes one must not stop the whole dataset.
                 wrong.append(f"{name}: {error}")
         if wrong:
@@ -138,7 +138,7 @@ class Columns:
             ]
         try:
             return pa.array(values, kind)
-        except _UNFIT:
+        except UNFIT:
             return pa.array([_as(value, kind) for value in values], kind)
 
     @property
@@ -159,7 +159,7 @@ class Columns:
             value, found = _fitting(value)
             fields = [pa.schema([pa.field(name, kind)]) for kind in (learnt, found)]
             both = pa.unify_schemas(fields, promote_options="permissive").field(0).type
-        except _UNFIT:
+        except UNFIT:
             both = None
         # What a model nests deeper, no reader of Parquet takes.
         if both is None or not fits_parquet(both):
@@ -171,7 +171,7 @@ class Columns:
 
 _STRING = pa.string()
 # What Arrow raises for a value that does not fit a type: its own errors, and those of Python's conversions.
-_UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
+UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
 def _fitting(value: Any, kind: pa.DataType | None = None) -> tuple[Any, pa.DataType]:
@@ -179,7 +179,7 @@ def _fitting(value: Any, kind: pa.DataType | None = None) -> tuple[Any, pa.DataT
     # Really converted: Arrow infers the type of a list from its first element alone.
     try:
         return value, pa.array([value], kind).type
-    except _UNFIT:
+    except UNFIT:
         value = _plain(value)
         return value, pa.array([value], kind).type
 

@@ -235,7 +235,8 @@ class Dialogue:
 
     def is_answered(self, turn: Turn) -> bool:
         """Tell whether a request has just been answered."""
-        return turn.key in self._news and self._news[turn.key].kind is Kind.ANSWER
+        fact = self._news.get(turn.key)
+        return fact is not None and fact.kind is Kind.ANSWER
 
     def again(self) -> Dialogue:
         """Return the same dialogue, opened anew."""

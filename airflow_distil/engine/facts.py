@@ -20,7 +20,7 @@ import msgspec
 
 from airflow_distil.conversation import digest
 from airflow_distil.datasets.diskmap import DiskMap
-from airflow_distil.datasets.log import MOST_BYTES, Fact, Kind, Scratch, Segment, decode_segment, encode_segment
+from airflow_distil.datasets.log import BATCH_FACTS, MOST_BYTES, Fact, Kind, Scratch, Segment, decode_segment, encode_segment
 from airflow_distil.datasets.manifest import LOG, Claim
 from airflow_distil.datasets.memory import give_back
 from airflow_distil.datasets.stores import Store, create
@@ -38,8 +38,6 @@ SEGMENT_BYTES = 8 * 1024 * 1024
 MANY_SEGMENTS = 200
 # Reading the log is waiting for the store; this many reads at a time keep it busy without holding many segments in memory.
 READERS = 8
-# Taken over at a time: enough that writing them is cheap, and a megabyte or two as Python objects.
-FACTS_AT_ONCE = 1024
 
 # Where the best fact of a key stands and its claim, and the same among the facts of this ask.
 _SLOT = struct.Struct("<QIQI")
@@ -113,8 +111,7 @@ class Facts:
 
     def find(self, key: bytes, *, own: bool) -> Fact | None:
         """Return the fact of a key: the one with the highest claim, or with `own` the one of this ask."""
-        # Most runs begin without a log, and need not look into a file to see that.
-        slot = self._index.get(key) if len(self._index) else None
+        slot = self._index.get(key)
         if slot is None:
             return None
         best, _, mine, _ = _SLOT.unpack(slot)
@@ -210,7 +207,7 @@ class Facts:
         """Take over the facts of a segment. Return how many there are, and the names of the segments that it repeats."""
         segment = _decoded(f"{self._store}/{name}", data)
         count, covers = 0, segment.covers
-        while some := list(islice(segment.facts, FACTS_AT_ONCE)):
+        while some := list(islice(segment.facts, BATCH_FACTS)):
             good = []
             for fact in some:
                 try:

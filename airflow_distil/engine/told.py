@@ -20,6 +20,7 @@ from pyarrow import ipc
 
 from airflow_distil.datasets.frames import Frames
 from airflow_distil.datasets.readers import without_surrogates
+from airflow_distil.engine.columns import UNFIT
 from airflow_distil.engine.metadata import Entry, entries
 from airflow_distil.engine.rows import Fate
 from airflow_distil.tasks.base import Task
@@ -53,6 +54,7 @@ class Told:
     """Rows of the output, by number.
 
     :param folder: where its two files go; they are removed on `close`.
+    :param task: whose rows they are.
     """
 
     def __init__(self, folder: Path, task: Task) -> None:
@@ -142,7 +144,7 @@ def _as_arrow(value: Any) -> Any:
     try:
         column = pa.array([value])
         column.to_pylist()
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+    except UNFIT:
         return str(value)
     sink = io.BytesIO()
     with ipc.new_stream(sink, pa.schema([("value", column.type)])) as writer:

@@ -120,6 +120,14 @@ class TestScratch:
         assert scratch.size == 0
         scratch.close()
 
+    def test_frame_too_short_for_a_fact_ends_it(self, tmp_path):
+        """An error at each attempt on this host; what stands before it is paid for."""
+        scratch = Scratch(tmp_path / "facts")
+        scratch.append([fact(1)])
+        scratch._frames.append([b"short"])
+        assert [found.number for _, found in scratch.read()] == [1]
+        scratch.close()
+
     def test_full_disk_keeps_what_was_written_before(self, tmp_path):
         """A short write leaves half a frame; what is appended after it could never be read again."""
         # The limit is the process's own, so it is set in another one.
