@@ -42,35 +42,31 @@ class PartWriter:
         self._local = local
         self._schema = schema
         self._before_upload = before_upload
-        self._parts: list[Part] = []
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = self._waiting_bytes = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._rows = 0
-        # Packing needs no Python: while one group is packed, the next is gathered.
+        # Packing and putting need no Python: while one group is packed, the next is gathered. What follows is that thread's.
         self._packer = ThreadPoolExecutor(1, "airflow-distil-pack")
         self._packing: Future[None] | None = None
+        self._parts: list[Part] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append a batch.
 
-        :raises OSError: if the disk is full, perhaps at a later batch than the one that had no room.
+        :raises OSError: if the disk is full or the store fails, perhaps at a later batch than the one that it was about.
         """
         self._waiting.append(batch)
         self._waiting_rows += batch.num_rows
         self._waiting_bytes += batch.nbytes
         if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
-            self._end_group()
-            if self._path.stat().st_size >= PART_BYTES:
-                self._end_part()
+            self._end_group(PART_BYTES)
         give_back()
 
     def finish(self) -> list[Part]:
         """Put what is left, and return all parts. There is at least one, for its schema."""
-        if self._waiting or self._rows or not self._parts:
-            if self._waiting or self._writer is None:
-                self._end_group()
-            self._end_part()
+        self._end_group(0)
+        self._settle()
         self._packer.shutdown()
         return self._parts
 
@@ -78,12 +74,9 @@ class PartWriter:
     def _path(self) -> Path:
         return self._local / f"part-{len(self._parts):05d}.parquet"
 
-    def _end_group(self) -> None:
+    def _end_group(self, part_bytes: int) -> None:
         self._settle()
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
-        self._packing = self._packer.submit(_pack, self._writer, self._waiting)
-        self._rows += self._waiting_rows
+        self._packing = self._packer.submit(self._pack, self._waiting, part_bytes)
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
     def _settle(self) -> None:
@@ -92,11 +85,23 @@ class PartWriter:
             self._packing.result()
             self._packing = None
 
-    def _end_part(self) -> None:
-        self._settle()
-        if self._writer is not None:
+    def _pack(self, batches: list[pa.RecordBatch], part_bytes: int) -> None:
+        """Write a group, and end the part if it has so many bytes."""
+        if batches or (self._writer is None and not self._parts):
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+            table = pa.Table.from_batches(batches, self._schema)
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+            self._rows += table.num_rows
+            del table
+            batches.clear()
+            give_back()
+        if self._writer is not None and self._path.stat().st_size >= part_bytes:
             self._writer.close()
             self._writer = None
+            self._put()
+
+    def _put(self) -> None:
         path = self._path
         with path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
@@ -109,11 +114,3 @@ class PartWriter:
         path.unlink()
         self._parts.append(part)
         self._rows = 0
-
-
-def _pack(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> None:
-    table = pa.Table.from_batches(batches, writer.schema)
-    writer.write_table(table, row_group_size=max(1, table.num_rows))
-    del table
-    batches.clear()
-    give_back()

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any
 
@@ -81,6 +82,7 @@ PROMPT_CHARACTERS = 2**16
 
 
 _END = pa.record_batch({})
+_TRACE = attrgetter("trace")
 
 
 class _Halted(Exception):
@@ -268,7 +270,7 @@ class AskPass:
                 self.told.put(number, rows)
                 for fate in rows:
                     # What failed before anything was asked is in no log.
-                    self.progress.replayed += not fate.asked and any(outcome.trace for outcome in fate.outcomes)
+                    self.progress.replayed += not fate.asked and any(map(_TRACE, fate.outcomes))
                     if fate.status != "ok":
                         self._show_bad(ordinal, fate)
         except TooManyFailures as error:
@@ -392,12 +394,12 @@ class AskPass:
         return fact
 
     def _check_logged(self, dialogue: Dialogue, wanted: Turn) -> None:
-        if wanted.step > 0 or not self.facts.has_begun(dialogue.ordinal, dialogue.sample):
+        at = dialogue.ordinal, dialogue.sample
+        if wanted.step > 0 or (logged := self.facts.first(*at)) is None:
             return
-        if self.facts.find(wanted.key, own=False) is not None:
+        if self.facts.find(wanted.key, *at, own=False) is not None:
             return  # only this ask has no answer to it
-        fact = self.facts.first(dialogue.ordinal, dialogue.sample)
-        before = read_body(fact).get("prompt") if fact else None
+        before = read_body(logged).get("prompt")
         self._drift(dialogue, before or f"(kept only for the first {PROMPTS_KEPT} rows)")
 
     def _check_rendering(self, state: _Row) -> None:
@@ -473,6 +475,8 @@ class AskPass:
             await self._moved.wait()
 
     def _has_room(self) -> bool:
+        if not self._open:  # most rows of a replay; looking at the limits would be a good part of what they take
+            return True
         return self.selection.has_room(max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit))
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -97,10 +97,13 @@ class Outcome(NamedTuple):
 
 
 class Finder(Protocol):
-    """Looks up the fact of a key; with `own`, only among those of this ask."""
+    """Looks up the fact of a key, for a row and sample; with `own`, only among those of this ask."""
 
-    def __call__(self, key: bytes, *, own: bool) -> Fact | None: ...
+    def __call__(self, key: bytes, ordinal: int, sample: int, *, own: bool) -> Fact | None: ...
 
+
+# See `Dialogue`.
+CountTwin = Callable[[bytes, int, int], int]
 
 _NOTHING = frozenset((type(None),))
 _FLAT = frozenset((str, int, float, bool)) | _NOTHING
@@ -179,7 +182,7 @@ class Dialogue:
     """The conversation of one sample of one row.
 
     :param input: the row, under the task's names.
-    :param count_twin: given the hash of the first request, returns how many earlier rows start with it.
+    :param count_twin: given the hash of the first request, row and sample, returns how many earlier rows start with it.
     """
 
     # Not a dataclass: there is one for each answer, and what `_open` sets would be set twice.
@@ -196,7 +199,7 @@ class Dialogue:
     _trace: list[Exchange]
     _ended: Outcome | None
 
-    def __init__(self, speech: Speech, input: Row, ordinal: int, sample: int, count_twin: Callable[[bytes], int]) -> None:
+    def __init__(self, speech: Speech, input: Row, ordinal: int, sample: int, count_twin: CountTwin) -> None:
         self.speech = speech
         self.input = input
         self.ordinal = ordinal
@@ -221,11 +224,12 @@ class Dialogue:
     def advance(self, find: Finder) -> Outcome | list[Turn]:
         """Go on as far as the facts reach: return the outcome, or the turns whose facts are missing."""
         while self._ended is None:
-            found = [self._news.get(turn.key) or find(turn.key, own=self._own) for turn in self._turns]
-            facts = [fact for fact in found if fact is not None]
-            if len(facts) < len(found):
+            found = [
+                self._news.get(turn.key) or find(turn.key, self.ordinal, self.sample, own=self._own) for turn in self._turns
+            ]
+            if None in found:
                 return [turn for turn, fact in zip(self._turns, found, strict=True) if fact is None]
-            self._tell(facts)
+            self._tell(cast("list[Fact]", found))
             self._start_over_if_stale()
         return self._ended
 
@@ -241,7 +245,7 @@ class Dialogue:
     def again(self) -> Dialogue:
         """Return the same dialogue, opened anew."""
         twin = self._twin or 0
-        return Dialogue(self.speech, self.input, self.ordinal, self.sample, lambda _: twin)
+        return Dialogue(self.speech, self.input, self.ordinal, self.sample, lambda *_: twin)
 
     def _start_over_if_stale(self) -> None:
         # "Please do it again" means above all the answers that were of no use: they are asked for again, all turns of them.
@@ -322,7 +326,7 @@ class Dialogue:
         """Return the key of the first request."""
         key = digest(_root(self.speech.round, self.sample, 0), content)
         if self._twin is None:
-            self._twin = self.count_twin(key)
+            self._twin = self.count_twin(key, self.ordinal, self.sample)
         return digest(_root(self.speech.round, self.sample, self._twin), content) if self._twin else key
 
     def _end(self, columns: Any) -> None:

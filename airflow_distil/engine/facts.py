@@ -1,7 +1,9 @@
 """All facts that an attempt may use: those in the log when it began, and its own.
 
 They lie in two local files: a copy of what the log held, and this attempt's scratch file, which is write-ahead log and upload
-source in one. An index on disk tells where the fact of a key stands.
+source in one. Where the fact of a key stands is told by two more. The *openings* have the first requests of one work by row and
+sample, and are read in the order of the rows: mostly a row asks again what it asked last time. An index has facts by their
+keys; of the openings, from when a row first asks for what is not where it was.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from typing import Any
 import msgspec
 
 from airflow_distil.conversation import digest
+from airflow_distil.datasets.diskarray import DiskArray
 from airflow_distil.datasets.diskmap import DiskMap
 from airflow_distil.datasets.log import BATCH_FACTS, MOST_BYTES, Fact, Kind, Scratch, Segment, decode_segment, encode_segment
 from airflow_distil.datasets.manifest import LOG, Claim
 from airflow_distil.datasets.memory import give_back
-from airflow_distil.datasets.stores import Store, create
+from airflow_distil.datasets.stores import Entry, Store, create
 from airflow_distil.engine.dialogue import Turn, check_body, read_body
 from airflow_distil.engine.workspace import FACTS, Workspace
 from airflow_distil.exceptions import one_line
@@ -36,9 +39,13 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES = 8 * 1024 * 1024
 # Beyond this many segments, opening them one by one is what a resume spends its time on.
 MANY_SEGMENTS = 200
-# Reading the log is waiting for the store; this many reads at a time keep it busy without holding many segments in memory.
+# Reading the log is waiting for the store. Small segments are read many at a time; of large ones two or three are in memory.
 READERS = 8
+READ_BYTES = 2 * SEGMENT_BYTES
 
+# The beginning of its key, by which it is recognised without a look at it, and its place.
+_NAME = 8
+_OPENING = struct.Struct(f"<{_NAME}sQ")
 # Where the best fact of a key stands and its claim, and the same among the facts of this ask.
 _SLOT = struct.Struct("<QIQI")
 _NOWHERE = (0, 0, 0, 0)
@@ -77,8 +84,10 @@ class Facts:
         self._scratch = Scratch(workspace.path / FACTS)
         self._copied = Scratch(workspace.path / "log")
         self._index = DiskMap(workspace.path / "index", _SLOT.size, expected=rows * samples)
-        # A bit for each row and sample: whether the log has a first request of it.
-        self._begun = bytearray()
+        self._openings = DiskArray(workspace.path / "openings", _OPENING)
+        self._opened = b""  # the work that they are of
+        self._indexed = True
+        self._picked_up = 0
         self._rows = rows
         self._samples = samples
         self._uploaded = 0
@@ -87,12 +96,12 @@ class Facts:
 
     def load(self) -> int:
         """Read the log as it is now, and what killed attempts left on this host. Return how many facts there were."""
-        names = [entry.name for entry in self._store.list(LOG)]
-        compacted = [name for name in names if is_compaction(name)]
+        entries = list(self._store.list(LOG))
+        compacted = [entry for entry in entries if is_compaction(entry.name)]
         covered: set[str] = set()
         uploaded: dict[bytes, int] = defaultdict(int)
         count = self._take_compacted(compacted, covered, uploaded)
-        loose = [name for name in names if name not in covered and name not in compacted]
+        loose = [entry for entry in entries if entry.name not in covered and entry not in compacted]
         gone: set[str] = set()
         for name, data in self._read_all(loose):
             if data is None:
@@ -101,37 +110,43 @@ class Facts:
                 count += self._take(name, data, uploaded)[0]
         if gone:
             # Upkeep has removed them since, as a compaction that we did not know of repeats them.
-            newer = [entry.name for entry in self._store.list(LOG) if is_compaction(entry.name) and entry.name not in compacted]
+            newer = [entry for entry in self._store.list(LOG) if is_compaction(entry.name) and entry not in compacted]
             count += self._take_compacted(newer, covered, uploaded)
             if lost := gone - covered:
                 raise FileNotFoundError(f"{self._store}/{min(lost)} was deleted while the log was read")
         if len(loose) > MANY_SEGMENTS:
-            self._compact(loose)
+            self._compact([entry.name for entry in loose])
         return count + self._pick_up(uploaded)
 
-    def find(self, key: bytes, *, own: bool) -> Fact | None:
-        """Return the fact of a key: the one with the highest claim, or with `own` the one of this ask."""
-        slot = self._index.get(key)
-        if slot is None:
-            return None
-        best, _, mine, _ = _SLOT.unpack(slot)
-        place = mine if own else best
-        if not place:
-            return None
-        file = self._scratch if place & _OWN_FILE else self._copied
-        return file.at((place & ~_OWN_FILE) - 1)
+    def find(self, key: bytes, ordinal: int, sample: int, *, own: bool) -> Fact | None:
+        """Return the fact of a key: the one with the highest claim, or with `own` the one of this ask.
 
-    def has_begun(self, ordinal: int, sample: int) -> bool:
-        """Tell whether the same work logged a first request of this row and sample, whatever that asked."""
-        byte, bit = divmod(ordinal * self._samples + sample, 8)
-        return byte < len(self._begun) and bool(self._begun[byte] >> bit & 1)
+        :param ordinal: the row that asks; where the same work has logged the fact for it, that is found at once.
+        """
+        best = None
+        name, place = self._opening(ordinal, sample)
+        if name == key[:_NAME]:
+            opening = self._at(place)
+            if opening.key == key and (opening.ask == self._ask or not own):
+                best = opening
+        elif not self._indexed:
+            self._index_all()
+        if (slot := self._index.get(key)) is not None:
+            place, claim, mine, mine_claim = _SLOT.unpack(slot)
+            if own:
+                place, claim = mine, mine_claim
+            if place and (best is None or claim >= best.claim):
+                best = self._at(place)
+        return best
+
+    def opens(self, key: bytes, ordinal: int, sample: int) -> bool:
+        """Tell whether this is the first request of this row and sample that the work of the openings logged."""
+        return self._opening(ordinal, sample)[0] == key[:_NAME]
 
     def first(self, ordinal: int, sample: int) -> Fact | None:
-        """Look, through all of the log, for the first request of this row and sample that the same work logged."""
-        for _, fact in chain(self._copied.read(), self._scratch.read()):
-            if (fact.ordinal, fact.sample, fact.step, fact.work) == (ordinal, sample, 0, self._work):
-                return fact
-        return None
+        """Return the first request of this row and sample that the same work logged, whatever it asked."""
+        place = self._opening(ordinal, sample)[1] if self._opened == self._work else 0
+        return self._at(place) if place else None
 
     def fact(self, turn: Turn, *, ordinal: int, sample: int, kind: Kind, body: Mapping[str, Any]) -> Fact:
         """Make a fact of this attempt out of what became of a turn."""
@@ -184,23 +199,23 @@ class Facts:
     def close(self) -> None:
         """Remove the index and the copy of the log; the scratch file is the workspace's."""
         self._index.close()
+        self._openings.close()
         self._copied.remove()
         self._scratch.close()
 
-    def _take_compacted(self, names: list[str], covered: set[str], uploaded: dict[bytes, int]) -> int:
+    def _take_compacted(self, entries: list[Entry], covered: set[str], uploaded: dict[bytes, int]) -> int:
         count = 0
-        for name, data in self._read_all(names):
+        for name, data in self._read_all(entries):
             if data is not None:
                 taken, covers = self._take(name, data, uploaded)
                 covered.update(covers)
                 count += taken
         return count
 
-    def _read_all(self, names: list[str]) -> Iterator[tuple[str, bytes | None]]:
+    def _read_all(self, entries: list[Entry]) -> Iterator[tuple[str, bytes | None]]:
         with ThreadPoolExecutor(READERS) as readers:
             # In groups, because `map` reads ahead without a bound.
-            for start in range(0, len(names), READERS):
-                group = names[start : start + READERS]
+            for group in _groups(entries):
                 yield from zip(group, readers.map(partial(_fetch, self._store), group), strict=True)
 
     def _take(self, name: str, data: bytes, uploaded: dict[bytes, int]) -> tuple[int, list[str]]:
@@ -243,25 +258,53 @@ class Facts:
                     self._count(fact, read_body(fact))
             scratch.close()
             # Into our own file: so they are uploaded with what we add.
-            for fact, offset in zip(fresh, self._scratch.append(fresh), strict=True):
+            offsets = self._scratch.append(fresh)
+            self._picked_up = self._scratch.size
+            for fact, offset in zip(fresh, offsets, strict=True):
                 self._place(fact, (offset + 1) | _OWN_FILE)
             count += len(fresh)
         return count
 
     def _place(self, fact: Fact, place: int) -> None:
-        if fact.kind is Kind.BAD_ROW and fact.ask != self._ask:
-            return  # void outside its ask; the answers before it hold
-        self._index.update(fact.key, lambda slot: self._better(fact, place, slot))
-        if fact.step == 0 and fact.work == self._work:
-            self._note_begun(fact.ordinal, fact.sample)
+        """Note where a fact stands that was just written there."""
+        # What is forged may name any row.
+        if fact.step == 0 and fact.ordinal < self._rows and fact.sample < self._samples and not self._is_void(fact):
+            self._opened = self._opened or fact.work
+            if fact.work == self._work != self._opened:  # drift is seen by these only
+                self._index_all()
+                self._openings.clear()
+                self._opened = fact.work
+            number = fact.ordinal * self._samples + fact.sample
+            if fact.work == self._opened and not self._openings[number][1]:
+                self._openings[number] = fact.key[:_NAME], place
+                self._indexed = False
+                return
+        self._enter(fact, place)
 
-    def _note_begun(self, ordinal: int, sample: int) -> None:
-        if ordinal >= self._rows or sample >= self._samples:
-            return  # it is forged
-        if not self._begun:  # most runs begin without a log
-            self._begun = bytearray(self._rows * self._samples // 8 + 1)
-        byte, bit = divmod(ordinal * self._samples + sample, 8)
-        self._begun[byte] |= 1 << bit
+    def _index_all(self) -> None:
+        for offset, fact in self._copied.read():
+            self._enter(fact, offset + 1)
+        for offset, fact in self._scratch.read(0, self._picked_up):
+            self._enter(fact, (offset + 1) | _OWN_FILE)
+        self._indexed = True
+
+    def _enter(self, fact: Fact, place: int) -> None:
+        if not self._is_void(fact):
+            self._index.update(fact.key, lambda slot: self._better(fact, place, slot))
+
+    def _is_void(self, fact: Fact) -> bool:
+        # A refusal holds in its ask; in others the answers before it do.
+        return fact.kind is Kind.BAD_ROW and fact.ask != self._ask
+
+    def _opening(self, ordinal: int, sample: int) -> tuple[bytes, int]:
+        if not self._opened:  # most runs begin without a log
+            return b"", 0
+        name, place = self._openings[ordinal * self._samples + sample]
+        return name, place
+
+    def _at(self, place: int) -> Fact:
+        file = self._scratch if place & _OWN_FILE else self._copied
+        return file.at((place & ~_OWN_FILE) - 1)
 
     def _better(self, fact: Fact, place: int, slot: bytes | None) -> bytes:
         """Return the slot of a fact's key, with its place where the fact is the best."""
@@ -307,6 +350,20 @@ class _Segment:
                 return
             yield fact
         self.end = self._last
+
+
+def _groups(entries: list[Entry]) -> Iterator[list[str]]:
+    """Yield the names of what is read at a time."""
+    group: list[str] = []
+    size = 0
+    for entry in entries:
+        if group and (len(group) == READERS or size + entry.size > READ_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(entry.name)
+        size += entry.size
+    if group:
+        yield group
 
 
 def is_compaction(name: str) -> bool:

@@ -176,7 +176,8 @@ class Job:
         published = False
         try:
             dialogues = self.source.rows * self.task.num_generations
-            with closing(Twins(workspace.path / "twins", dialogues)) as twins, closing(Told(workspace.path, self.task)) as told:
+            counting = Twins(workspace.path / "twins", dialogues, facts.opens)
+            with closing(counting) as twins, closing(Told(workspace.path, self.task)) as told:
                 manifest = self._produce(commit, begun, workspace, facts, twins=twins, told=told)
             published = True
         finally:

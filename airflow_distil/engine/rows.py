@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.diskmap import DiskMap
@@ -18,6 +18,8 @@ _STATUSES = ("ok", "skipped", "unparsed", "failed")
 _GIVEN_UP = frozenset(_STATUSES) - {"ok"}
 
 
+# Of names that are only noted; a whole number of them.
+BUFFER_BYTES = 2**16
 # Half of each hash: two that begin alike by chance would be counted as twins in every attempt, which does no harm.
 NAME = 8
 
@@ -25,19 +27,52 @@ NAME = 8
 class Twins:
     """Counts, within one pass over the source, how many rows so far start with a request.
 
+    As long as each row begins as one earlier work has logged it, requests are only noted: what was the first of its kind there
+    is so here. A replay of all that is known counts nothing.
+
+    :param path: of two local files.
     :param expected: how many requests there will be.
+    :param opens: tells whether that work logged this as the first request of this row and sample.
     """
 
-    def __init__(self, path: Path, expected: int) -> None:
+    def __init__(
+        self, path: Path, expected: int, opens: Callable[[bytes, int, int], bool] = lambda _key, _ordinal, _sample: False
+    ) -> None:
         self._map = DiskMap(path, 4, key=NAME, expected=expected)
+        self._opens = opens
+        self._noted_path = path.with_suffix(".noted")
+        self._noted: BinaryIO | None = self._noted_path.open("w+b", buffering=BUFFER_BYTES)
 
-    def count(self, name: bytes) -> int:
-        """Return how many earlier rows start so, and count this one."""
-        return _number(self._map.update(name[:NAME], _one_more))
+    def count(self, key: bytes, ordinal: int, sample: int) -> int:
+        """Return how many earlier rows start so, and count this one.
+
+        :param key: of the request, if there is none.
+        """
+        name = key[:NAME]
+        if self._noted is not None:
+            if self._opens(key, ordinal, sample):
+                self._noted.write(name)
+                return 0
+            self._count_noted(self._noted)
+        return _number(self._map.update(name, _one_more))
 
     def close(self) -> None:
         """Forget the counts."""
         self._map.close()
+        self._forget_noted()
+
+    def _count_noted(self, noted: BinaryIO) -> None:
+        noted.seek(0)
+        while names := noted.read(BUFFER_BYTES):
+            for at in range(0, len(names), NAME):
+                self._map.update(names[at : at + NAME], _one_more)
+        self._forget_noted()
+
+    def _forget_noted(self) -> None:
+        if self._noted is not None:
+            self._noted.close()
+            self._noted = None
+            self._noted_path.unlink()
 
 
 def _number(count: bytes | None) -> int:

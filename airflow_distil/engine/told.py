@@ -7,10 +7,9 @@ on this file: what it holds follows from the facts, and the next attempt tells i
 from __future__ import annotations
 
 import io
-import os
-from array import array
+import struct
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import msgspec
 import pyarrow as pa
 from pyarrow import ipc
 
+from airflow_distil.datasets.diskarray import DiskArray
 from airflow_distil.datasets.frames import Frames
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.engine.columns import UNFIT
@@ -29,10 +29,7 @@ __all__ = ["Line", "Told"]
 
 # A write for each row would cost as much as the rest; nothing is lost with what is not written yet.
 BUFFER_BYTES = 2**16
-# Places are read so many at a time.
-PLACES = 4096
-# Of an unsigned 64-bit number.
-_WIDTH = 8
+_PLACE = struct.Struct("<Q")
 
 
 class Line(msgspec.Struct, array_like=True, gc=False):
@@ -61,9 +58,8 @@ class Told:
         self._task = task
         self._names = task.output_names
         self._lines = Frames(folder / "told")
-        self._path = folder / "places"
         # Where each row stands, by its number: offsets plus one, so that zero means nowhere.
-        self._places = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._places = DiskArray(folder / "places", _PLACE)
         self._waiting: list[tuple[int, bytes]] = []
         self._bytes = 0
 
@@ -81,32 +77,25 @@ class Told:
     def __iter__(self) -> Iterator[list[Line]]:
         """Yield what was put, by number, from 0 up to the first one that is missing."""
         self._write()
-        start = 0
-        while places := os.pread(self._places, PLACES * _WIDTH, start * _WIDTH):
-            for place in array("Q", places):
-                if not place:
-                    return
-                yield _LINES.decode(self._lines.at(place - 1))
-            start += PLACES
+        for number in count():
+            (place,) = self._places[number]
+            if not place:
+                return
+            yield _LINES.decode(self._lines.at(place - 1))
 
     def close(self) -> None:
         """Remove the files."""
         self._lines.remove()
-        os.close(self._places)
-        self._path.unlink(missing_ok=True)
+        self._places.close()
 
     def _line(self, fate: Fate) -> Line:
         values = [fate.columns.get(name) for name in self._names]
         return Line(fate.sample, fate.status, fate.error, values, entries(self._task, fate.outcomes))
 
     def _write(self) -> None:
-        self._waiting.sort()
         offsets = self._lines.append(content for _, content in self._waiting)
-        numbered = [(number, offset + 1) for (number, _), offset in zip(self._waiting, offsets, strict=True)]
-        # Rows finish nearly in order, so most places stand side by side.
-        for _, run in groupby(enumerate(numbered), key=lambda each: each[1][0] - each[0]):
-            (first, _), *_ = together = [each for _, each in run]
-            os.pwrite(self._places, array("Q", [place for _, place in together]).tobytes(), first * _WIDTH)
+        for (number, _), offset in zip(self._waiting, offsets, strict=True):
+            self._places[number] = (offset + 1,)
         self._waiting, self._bytes = [], 0
 
 

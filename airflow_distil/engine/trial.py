@@ -130,7 +130,7 @@ def _with_prompts(task: Task, llm: LLM | None, source: Source, chosen: list[int]
             prompts: dict[str, None] = {}  # the samples of a row mostly ask the same
             status = error = None
             for dialogue in dialogues(speech, row, ordinal, twins):
-                match dialogue.advance(lambda key, *, own: None):  # noqa: ARG005 - called by these names
+                match dialogue.advance(lambda key, ordinal, sample, *, own: None):  # noqa: ARG005 - called by these names
                     case Outcome() as ended:  # without a question
                         status, error = ended.status, one_line(ended.error or "")
                     case turns:

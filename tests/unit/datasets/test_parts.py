@@ -95,8 +95,9 @@ def test_before_each_upload_somebody_is_asked(store, local, monkeypatch):
 
     writer = PartWriter(store, FOLDER, local, SCHEMA, look)
     writer.write(batch(1))
+    writer.write(batch(2))
     with pytest.raises(Superseded):
-        writer.write(batch(2))
+        writer.write(batch(3))
     assert looks == [0, 1]
     assert len(list(store.list())) == 1
 

@@ -28,13 +28,13 @@ class Twins:
     def __init__(self):
         self.seen = defaultdict(int)
 
-    def __call__(self, name):
+    def __call__(self, name, ordinal, sample):
         self.seen[name] += 1
         return self.seen[name] - 1
 
 
 def dialogue(task, text="a", *, ordinal=0, sample=0, twin=None, **options) -> Dialogue:
-    return Dialogue(speech(task, **options), {"instruction": text}, ordinal, sample, twin or (lambda _: 0))
+    return Dialogue(speech(task, **options), {"instruction": text}, ordinal, sample, twin or (lambda *_: 0))
 
 
 class Log:
@@ -50,7 +50,7 @@ class Log:
             Fact(turn.key, b"n" * 8, number, 1, ask, b"w" * 16, 0, 0, turn.step, kind, json.dumps(content).encode())
         )
 
-    def __call__(self, key, *, own):
+    def __call__(self, key, ordinal=0, sample=0, *, own):
         facts = [fact for fact in self.facts[key] if not own or fact.ask == OURS]
         return facts[-1] if facts else None
 
@@ -89,7 +89,7 @@ class TestKeys:
         [
             {"text": "b"},
             {"sample": 1},
-            {"twin": lambda _: 1},
+            {"twin": lambda *_: 1},
             {"round": 2},
             {"model": "other"},
             {"parameters": {"temperature": 1}},
@@ -165,7 +165,7 @@ class TestRandomness:
     def test_depends_on_seed_inputs_sample_and_step(self):
         """And on nothing else: not the ordinal, the round, the ask, nor what was drawn before."""
         base = self.prompts()
-        assert base == self.prompts(ordinal=5, ask=THEIRS, round=3, twin=lambda _: 4)
+        assert base == self.prompts(ordinal=5, ask=THEIRS, round=3, twin=lambda *_: 4)
         assert base[1] == self.prompts(answer="a much longer answer")[1]
         assert base == self.prompts(task=Draws(more=7))
         assert base[0].split()[1] != base[1]
@@ -175,8 +175,8 @@ class TestRandomness:
 
     def test_columns_that_the_task_does_not_read_do_not_matter(self):
         """An id column that is made anew each night would change every draw."""
-        one = Dialogue(speech(Draws()), {"instruction": "a", "id": 1}, 0, 0, lambda _: 0).advance(Log())
-        other = Dialogue(speech(Draws()), {"instruction": "a", "id": 2}, 0, 0, lambda _: 0).advance(Log())
+        one = Dialogue(speech(Draws()), {"instruction": "a", "id": 1}, 0, 0, lambda *_: 0).advance(Log())
+        other = Dialogue(speech(Draws()), {"instruction": "a", "id": 2}, 0, 0, lambda *_: 0).advance(Log())
         assert one == other
 
 
@@ -319,7 +319,7 @@ class TestMistakes:
     def test_full_disk_is_not_the_rows(self):
         """The twins are counted on disk: all rows would fail, for good, because of a disk that is full tonight."""
 
-        def full(_):
+        def full(*_):
             raise OSError("No space left on device")
 
         with pytest.raises(OSError, match="No space left"):
@@ -344,8 +344,8 @@ class TestMistakes:
                 return {"draft": answer.text, "final": answer.text}
 
         row = {"instruction": "a", "nested": ["x"]}
-        one = Dialogue(speech(Popping()), row, 0, 0, lambda _: 0).advance(Log())
-        assert one == Dialogue(speech(Popping()), row, 0, 0, lambda _: 0).advance(Log())
+        one = Dialogue(speech(Popping()), row, 0, 0, lambda *_: 0).advance(Log())
+        assert one == Dialogue(speech(Popping()), row, 0, 0, lambda *_: 0).advance(Log())
         assert row["nested"] == ["x"]
 
     def test_error_after_an_answer_is_unparsed(self):
@@ -432,7 +432,7 @@ class TestDraws:
 
         def last(rows):
             shared, log = speech(Drawing()), Log()
-            talks = [Dialogue(shared, {"instruction": row}, 0, 0, lambda _: 0) for row in rows]
+            talks = [Dialogue(shared, {"instruction": row}, 0, 0, lambda *_: 0) for row in rows]
             for _ in range(2):
                 for talk in talks:
                     for turn in talk.advance(log):

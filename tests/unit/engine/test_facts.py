@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import uuid
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
 from airflow_distil.conversation import Chat, canonical, digest, user
 from airflow_distil.datasets.log import Fact, Kind, decode_segment, encode_segment
@@ -144,8 +146,8 @@ def test_lost_reply_of_a_flush_loses_nothing(begin, store, monkeypatch):
     facts.flush()
     later = begin(2)
     later.load()
-    assert later.find(turn("a").key, own=False) is not None
-    assert later.find(turn("b").key, own=False) is not None
+    assert later.find(turn("a").key, 0, 0, own=False) is not None
+    assert later.find(turn("b").key, 1, 0, own=False) is not None
 
 
 class TestLoad:
@@ -156,8 +158,8 @@ class TestLoad:
         first.flush()
         second = begin(2)
         assert second.load() == 1
-        assert second.find(turn("a").key, own=False) == written
-        assert second.find(turn("a").key, own=True) is None
+        assert second.find(turn("a").key, 0, 0, own=False) == written
+        assert second.find(turn("a").key, 0, 0, own=True) is None
 
     def test_answers_of_the_same_ask_are_own(self, begin):
         """A retry that did not count its predecessor's answers as its own would ask the unparsed rows once more."""
@@ -166,7 +168,7 @@ class TestLoad:
         first.flush()
         second = begin(2)
         second.load()
-        assert second.find(turn("a").key, own=True) == written
+        assert second.find(turn("a").key, 0, 0, own=True) == written
 
     def test_bad_rows_of_other_asks_are_void(self, begin):
         """A clear asks the failed rows again."""
@@ -175,10 +177,10 @@ class TestLoad:
         first.flush()
         second = begin(2)
         second.load()
-        assert second.find(turn("a").key, own=False) is None
+        assert second.find(turn("a").key, 0, 0, own=False) is None
         third = begin(3, ask=OTHER_ASK)
         third.load()
-        assert third.find(turn("a").key, own=False).kind is Kind.BAD_ROW
+        assert third.find(turn("a").key, 0, 0, own=False).kind is Kind.BAD_ROW
 
     def test_void_bad_row_does_not_hide_the_answer_before(self, begin):
         """Claim 2 was refused what claim 1 had been answered; claim 3, of the first ask, uses the answer."""
@@ -190,7 +192,7 @@ class TestLoad:
         second.flush()
         third = begin(3)
         third.load()
-        assert third.find(turn("a").key, own=False) == answer
+        assert third.find(turn("a").key, 0, 0, own=False) == answer
 
     @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
     def test_highest_claim_counts(self, begin, order):
@@ -201,7 +203,7 @@ class TestLoad:
             facts.flush()
         later = begin(3)
         later.load()
-        assert b"claim 2" in later.find(turn("a").key, own=False).body
+        assert b"claim 2" in later.find(turn("a").key, 0, 0, own=False).body
 
     def test_copy_of_an_older_fact_does_not_win_by_its_place(self, begin):
         """Claim 3 picked up a fact of claim 1 and uploaded it behind what claim 2 was answered."""
@@ -215,7 +217,7 @@ class TestLoad:
         later = begin(4)
         later.load()
         for own in (True, False):
-            assert b"claim 2" in later.find(turn("a").key, own=own).body
+            assert b"claim 2" in later.find(turn("a").key, 0, 0, own=own).body
 
     def test_damaged_segment_is_left_out_and_named(self, begin, store, caplog):
         """Its rows are asked again; refusing to start would need a person at night."""
@@ -240,19 +242,18 @@ class TestLoad:
         first.flush()
         same, other = begin(2), begin(3, fingerprint="other work")
         same.load(), other.load()
-        assert [same.has_begun(ordinal, 0) for ordinal in range(10)] == [True, True, *[False] * 8]
         assert [same.first(ordinal, 0) and same.first(ordinal, 0).key for ordinal in range(3)] == [
             turn("a").key,
             turn("b").key,
             None,
         ]
-        assert not any(other.has_begun(ordinal, 0) for ordinal in range(10))
+        assert not any(other.first(ordinal, 0) for ordinal in range(9))
 
     def test_own_first_requests_are_no_news(self, begin):
         """An attempt cannot drift from itself."""
         facts = begin()
         write(facts, "a")
-        assert not facts.has_begun(0, 0)
+        assert facts.first(0, 0) is None
 
     @pytest.mark.parametrize(("ordinal", "sample"), [(2**63, 0), (0, 2**31), (9, 0)])
     def test_rows_that_are_not_there_take_no_memory(self, begin, store, ordinal, sample):
@@ -262,7 +263,51 @@ class TestLoad:
         store.put(f"{LOG}000001-{1:016x}/000001.arrow", encode_segment([forged]))
         later = begin(3)
         assert later.load() == 1
-        assert not any(later.has_begun(ordinal, 0) for ordinal in range(10))
+        assert not any(later.first(row, 0) for row in range(9))
+        assert later.find(turn("a").key, 0, 0, own=False) == forged
+
+
+WORKS = ("work", "other work", "third work")
+logged = st.tuples(
+    st.sampled_from(WORKS), st.integers(1, 5), st.integers(0, 3), st.integers(0, 1), st.sampled_from("abc"), st.booleans()
+)
+
+
+@given(facts=st.lists(logged, max_size=12))
+@settings(max_examples=80, deadline=None)
+def test_answer_is_found_wherever_its_row_was(tmp_path_factory, facts):
+    """Rows move, prompts come back, works take turns: what is not found is paid again, what is older is a second truth."""
+    folder = tmp_path_factory.mktemp("facts")
+    store = MemoryStore(URI.parse(f"memory://{folder.name}/dataset"))
+    best: dict[bytes, dict[bool, Fact]] = {}
+    for position, (work, number, ordinal, step, text, ours) in enumerate(facts):
+        begun = opened(store, folder, number, fingerprint=work, ask=ASK if ours else OTHER_ASK)
+        fact = begun.fact(turn(text, step), ordinal=ordinal, sample=0, kind=Kind.ANSWER, body={"text": str(position)})
+        begun.close()
+        store.put(f"{LOG}{number:06d}-{number:016x}/{position:06d}.arrow", encode_segment([fact]))
+    later = opened(store, folder, 9)
+    assert later.load() == len(facts)
+    # In the order of the log.
+    for name in sorted(entry.name for entry in store.list(LOG)):
+        [fact] = decode_segment(store.get(name)).facts
+        for own in (False, True):
+            if not own or fact.ask == bytes.fromhex(ASK):
+                known = best.setdefault(fact.key, {}).get(own)
+                if known is None or fact.claim >= known.claim:
+                    best[fact.key][own] = fact
+    for text in "abc":
+        for own in (False, True):
+            expected = best.get(turn(text).key, {}).get(own)
+            assert [later.find(turn(text).key, ordinal, 0, own=own) for ordinal in range(9)] == [expected] * 9
+    later.close()
+    MemoryStore._buckets.pop(folder.name, None)
+
+
+def opened(store, folder, number: int, *, fingerprint: str = "work", ask: str = ASK) -> Facts:
+    claim = Claim(
+        number=number, nonce=f"{number:016x}", identity=Identity(), ask=ask, round=1, edition=1, fingerprint=fingerprint
+    )
+    return Facts(store, claim, Workspace(folder, "destination", uuid.uuid4().hex), rows=9)
 
 
 class TestCompaction:
@@ -307,9 +352,9 @@ class TestCompaction:
         assert read == self.compact(store)
         for position in range(7):
             key = turn(f"1/{position}").key
-            assert after.find(key, own=False) == before.find(key, own=False)
-            assert after.find(key, own=False).ask == bytes.fromhex(OTHER_ASK)
-            assert after.find(key, own=True) is None
+            assert after.find(key, 0, 0, own=False) == before.find(key, 0, 0, own=False)
+            assert after.find(key, 0, 0, own=False).ask == bytes.fromhex(OTHER_ASK)
+            assert after.find(key, 0, 0, own=True) is None
 
     def test_later_segments_are_compacted_on_their_own(self, begin, store):
         """Compacting the compacted again would write the whole log each time."""

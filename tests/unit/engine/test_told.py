@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
+from airflow_distil.datasets import diskarray
 from airflow_distil.engine import told as told_module
 from airflow_distil.engine.rows import Fate
 from airflow_distil.engine.told import Told
@@ -97,7 +98,7 @@ class TestOrder:
         """Rows finish in any order."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(told_module, "BUFFER_BYTES", size)
-            patch.setattr(told_module, "PLACES", 7)
+            patch.setattr(diskarray, "PAGE", 7)
             told = Told(tmp_path_factory.mktemp("told"), TextGeneration())
             for number in numbers:
                 told.put(number, [fate(number, sample) for sample in range(2)])
