@@ -526,14 +526,16 @@ class TestPlaces:
             luck = random.Random(seed)
             each = limiter(ceiling, rpm)
             out = 0
+            limits: list[tuple[float, float]] = []
 
             async def row():
                 nonlocal out
                 for _ in range(luck.randint(1, 4)):
                     lease = each.try_acquire() or await each.acquire()
                     out += 1
-                    # It may have been cut since, but nobody is let in beyond it.
-                    assert out <= each.in_flight <= max(each.limit, lease.limit)
+                    # It may have grown and been cut since this place was handed over, but nobody is let in beyond it.
+                    since = [limit for when, limit in limits if when >= lease.since]
+                    assert out <= each.in_flight <= max(each.limit, lease.limit, *since)
                     try:
                         await asyncio.sleep(luck.choice([0, 0, 0.3, 1, 5]))
                     except asyncio.CancelledError:
@@ -548,6 +550,7 @@ class TestPlaces:
                         each.failed(lease)
                     else:
                         each.limited(lease, luck.choice([None, 0.0, 0.5, 3.0]))
+                    limits.append((now(), each.limit))
 
             tasks = [asyncio.create_task(row()) for _ in range(rows)]
             while not all(task.done() for task in tasks):
