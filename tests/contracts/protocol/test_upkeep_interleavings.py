@@ -47,15 +47,15 @@ class AskingAttempt(Attempt):
 
     def _produce(self, commit: Commit, claim: Claim) -> Manifest:
         workspace = Workspace(self.scratch, str(self.store), claim.folder)
-        facts = Facts(self.store, claim, workspace)
+        facts = Facts(self.store, claim, workspace, rows=QUESTIONS)
         try:
             logged = {fact.key for fact in logged_facts(self.bare).values()}
             facts.load()
-            self.forgotten = {key for key in logged if facts.find(key, own=False) is None}
+            self.forgotten = {key for key in logged if facts.find(key, 0, 0, own=False) is None}
             for number in range(QUESTIONS):
                 content = canonical(Chat([user(f"round {claim.round}, {self.fingerprint}, question {number}")]))
                 turn = Turn(Chat([user("")]), content, digest(content), 0)
-                if facts.find(turn.key, own=False) is None:
+                if facts.find(turn.key, number, 0, own=False) is None:
                     facts.add([facts.fact(turn, ordinal=number, sample=0, kind=Kind.ANSWER, body={"text": "yes"})])
                     commit.look()
                     facts.flush()
