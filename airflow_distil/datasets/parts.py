@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,13 +28,13 @@ GROUP_BYTES = 8 * 1024 * 1024
 
 
 class PartWriter:
-    """Writes record batches, in order, as Parquet parts.
+    """Writes record batches, in order, as Parquet parts. Used as a context: nothing is put once it has ended.
 
     :param store: the destination.
     :param folder: this attempt's folder under it, e.g. `data/000001-0123456789abcdef`.
     :param local: folder for the part that is being written.
     :param schema: schema of all batches.
-    :param before_upload: called before each part is put.
+    :param before_upload: called before each part is put, in the thread that packs; what it raises, `write` or `finish` does.
     """
 
     def __init__(
@@ -44,17 +47,27 @@ class PartWriter:
         self._before_upload = before_upload
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = self._waiting_bytes = 0
-        # Packing and putting need no Python: while one group is packed, the next is gathered. What follows is that thread's.
+        # Packing needs no Python, and putting mostly waits: meanwhile the next group is gathered. The rest is that thread's.
         self._packer = ThreadPoolExecutor(1, "airflow-distil-pack")
         self._packing: Future[None] | None = None
         self._parts: list[Part] = []
         self._writer: pq.ParquetWriter | None = None
         self._rows = 0
+        self._given_up = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._given_up.set()
+        self._packer.shutdown(cancel_futures=True)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append a batch.
 
-        :raises OSError: if the disk is full or the store fails, perhaps at a later batch than the one that it was about.
+        :raises OSError: if the disk is full or the store fails; as what else is raised, perhaps one group late.
+        :raises DestinationError: if the place of a part is taken.
         """
         self._waiting.append(batch)
         self._waiting_rows += batch.num_rows
@@ -67,7 +80,6 @@ class PartWriter:
         """Put what is left, and return all parts. There is at least one, for its schema."""
         self._end_group(0)
         self._settle()
-        self._packer.shutdown()
         return self._parts
 
     @property
@@ -107,6 +119,8 @@ class PartWriter:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         part = Part(path=f"{self._folder}/{path.name}", rows=self._rows, bytes=path.stat().st_size, sha256=checksum)
         self._before_upload()
+        if self._given_up.is_set():
+            return
         if not create(self._store, part.path, path):
             raise DestinationError(
                 f"{self._store}/{part.path} exists already with other content. The next attempt uses a new folder."

@@ -2,8 +2,8 @@
 
 They lie in two local files: a copy of what the log held, and this attempt's scratch file, which is write-ahead log and upload
 source in one. Where the fact of a key stands is told by two more. The *openings* have the first requests of one work by row and
-sample, and are read in the order of the rows: mostly a row asks again what it asked last time. An index has facts by their
-keys; of the openings, from when a row first asks for what is not where it was.
+sample, and are read in the order of the rows: mostly a row asks again what it asked last time. An index has all others by their
+keys; the openings are entered into it only when a row first asks for what is not at its own place.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES = 8 * 1024 * 1024
 # Beyond this many segments, opening them one by one is what a resume spends its time on.
 MANY_SEGMENTS = 200
-# Reading the log is waiting for the store. Small segments are read many at a time; of large ones two or three are in memory.
+# Reading the log is waiting for the store. Small segments are read many at a time, of large ones as many as have so many bytes.
 READERS = 8
 READ_BYTES = 2 * SEGMENT_BYTES
 
@@ -121,15 +121,17 @@ class Facts:
     def find(self, key: bytes, ordinal: int, sample: int, *, own: bool) -> Fact | None:
         """Return the fact of a key: the one with the highest claim, or with `own` the one of this ask.
 
-        :param ordinal: the row that asks; where the same work has logged the fact for it, that is found at once.
+        Within one work a key has one row and sample. Where a forged log, or a task whose prompts wander, has it at two, either.
+
+        :param ordinal: the row that asks; if the openings have the fact for it, that is found at once.
         """
         best = None
         name, place = self._opening(ordinal, sample)
-        if name == key[:_NAME]:
+        if place and name == key[:_NAME]:
             opening = self._at(place)
             if opening.key == key and (opening.ask == self._ask or not own):
                 best = opening
-        elif not self._indexed:
+        if best is None and not self._indexed:
             self._index_all()
         if (slot := self._index.get(key)) is not None:
             place, claim, mine, mine_claim = _SLOT.unpack(slot)
@@ -140,8 +142,9 @@ class Facts:
         return best
 
     def opens(self, key: bytes, ordinal: int, sample: int) -> bool:
-        """Tell whether this is the first request of this row and sample that the work of the openings logged."""
-        return self._opening(ordinal, sample)[0] == key[:_NAME]
+        """Tell, by the beginning of its key, if the openings have this as the first request of this row and sample."""
+        name, place = self._opening(ordinal, sample)
+        return bool(place) and name == key[:_NAME]
 
     def first(self, ordinal: int, sample: int) -> Fact | None:
         """Return the first request of this row and sample that the same work logged, whatever it asked."""

@@ -236,10 +236,10 @@ class Job:
         with _naming(self.destination):
             facts.flush()
             schema = writing.output_schema
-            writer = PartWriter(self.store, f"data/{claim.folder}", workspace.path, schema, commit.look)
-            for batch in writing.batches():
-                writer.write(batch)
-            parts = writer.finish()
+            with PartWriter(self.store, f"data/{claim.folder}", workspace.path, schema, commit.look) as writer:
+                for batch in writing.batches():
+                    writer.write(batch)
+                parts = writer.finish()
             self.source.verify()
             counts, lost = self.progress.tally.counts, self.progress.tally.lost
             self.progress.phase = "published"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from io import BufferedRandom
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from airflow_distil.conversation import Row
 from airflow_distil.datasets.diskmap import DiskMap
@@ -28,7 +29,7 @@ class Twins:
     """Counts, within one pass over the source, how many rows so far start with a request.
 
     As long as each row begins as one earlier work has logged it, requests are only noted: what was the first of its kind there
-    is so here. A replay of all that is known counts nothing.
+    is so here. A replay of all that is known counts nothing. (Who can forge that two rows began alike can forge their answers.)
 
     :param path: of two local files.
     :param expected: how many requests there will be.
@@ -41,12 +42,12 @@ class Twins:
         self._map = DiskMap(path, 4, key=NAME, expected=expected)
         self._opens = opens
         self._noted_path = path.with_suffix(".noted")
-        self._noted: BinaryIO | None = self._noted_path.open("w+b", buffering=BUFFER_BYTES)
+        self._noted: BufferedRandom | None = self._noted_path.open("w+b", buffering=BUFFER_BYTES)
 
     def count(self, key: bytes, ordinal: int, sample: int) -> int:
         """Return how many earlier rows start so, and count this one.
 
-        :param key: of the request, if there is none.
+        :param key: what the request has if there is none.
         """
         name = key[:NAME]
         if self._noted is not None:
@@ -61,7 +62,7 @@ class Twins:
         self._map.close()
         self._forget_noted()
 
-    def _count_noted(self, noted: BinaryIO) -> None:
+    def _count_noted(self, noted: BufferedRandom) -> None:
         noted.seek(0)
         while names := noted.read(BUFFER_BYTES):
             for at in range(0, len(names), NAME):
@@ -70,7 +71,8 @@ class Twins:
 
     def _forget_noted(self) -> None:
         if self._noted is not None:
-            self._noted.close()
+            # Unbuffered: what is thrown away needs no room on a disk that is full.
+            self._noted.raw.close()
             self._noted = None
             self._noted_path.unlink()
 

@@ -93,16 +93,16 @@ def _content(data: Any, target: URI, local: FileStore, folder: Path) -> tuple[di
     if isinstance(items, list) and items and all(isinstance(item, Mapping) and item.get("format") == FORMAT for item in items):
         return _members(items, target)
     reader = _reader(items)
-    writer = PartWriter(local, "parts", folder, reader.schema)
     numbers, counts, rows = Numbers(), dict.fromkeys(("ok", "unparsed", "failed", "skipped"), 0), 0
-    for batch in reader:
-        writer.write(batch)
-        numbers.add(batch, [name for name in batch.schema.names if not name.startswith("distil_")])
-        rows += batch.num_rows
-        fates = batch.column("distil_status").to_pylist() if "distil_status" in batch.schema.names else ["ok"] * batch.num_rows
-        for fate in fates:
-            counts[fate if fate in counts else "ok"] += 1
-    parts = [part.model_dump() for part in writer.finish()]
+    with PartWriter(local, "parts", folder, reader.schema) as writer:
+        for batch in reader:
+            writer.write(batch)
+            numbers.add(batch, [name for name in batch.schema.names if not name.startswith("distil_")])
+            rows += batch.num_rows
+            told = "distil_status" in batch.schema.names
+            for fate in batch.column("distil_status").to_pylist() if told else ["ok"] * batch.num_rows:
+                counts[fate if fate in counts else "ok"] += 1
+        parts = [part.model_dump() for part in writer.finish()]
     content = {
         "parts": parts,
         "columns": {field.name: str(field.type) for field in reader.schema},

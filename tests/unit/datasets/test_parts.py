@@ -82,6 +82,22 @@ def test_large_rows_end_a_group(store, local, monkeypatch):
     assert pq.ParquetFile(pa.BufferReader(store.get(part.path))).num_row_groups == 3
 
 
+def test_nothing_is_put_once_it_has_ended(store, local, monkeypatch):
+    """The source broke while a part was on its way: it arrived after the attempt was over."""
+    monkeypatch.setattr(parts, "GROUP_ROWS", 1)
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    writer = PartWriter(store, FOLDER, local, SCHEMA, lambda: writer._given_up.wait(60))
+
+    def broken():
+        with writer:
+            writer.write(batch(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    assert list(store.list()) == []
+
+
 def test_before_each_upload_somebody_is_asked(store, local, monkeypatch):
     """A superseded attempt must stop uploading gigabytes."""
     monkeypatch.setattr(parts, "GROUP_ROWS", 1)

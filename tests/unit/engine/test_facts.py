@@ -268,9 +268,7 @@ class TestLoad:
 
 
 WORKS = ("work", "other work", "third work")
-logged = st.tuples(
-    st.sampled_from(WORKS), st.integers(1, 5), st.integers(0, 3), st.integers(0, 1), st.sampled_from("abc"), st.booleans()
-)
+logged = st.tuples(st.sampled_from(WORKS), st.integers(1, 5), st.integers(0, 1), st.sampled_from("abc"), st.booleans())
 
 
 @given(facts=st.lists(logged, max_size=12))
@@ -280,7 +278,8 @@ def test_answer_is_found_wherever_its_row_was(tmp_path_factory, facts):
     folder = tmp_path_factory.mktemp("facts")
     store = MemoryStore(URI.parse(f"memory://{folder.name}/dataset"))
     best: dict[bytes, dict[bool, Fact]] = {}
-    for position, (work, number, ordinal, step, text, ours) in enumerate(facts):
+    for position, (work, number, step, text, ours) in enumerate(facts):
+        ordinal = ("abc".index(text) + WORKS.index(work)) % 3  # within one work, a key has one row
         begun = opened(store, folder, number, fingerprint=work, ask=ASK if ours else OTHER_ASK)
         fact = begun.fact(turn(text, step), ordinal=ordinal, sample=0, kind=Kind.ANSWER, body={"text": str(position)})
         begun.close()
