@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from io import BufferedRandom
+from io import BufferedRandom, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ class Twins:
         self._map = DiskMap(path, 4, key=NAME, expected=expected)
         self._opens = opens
         self._noted_path = path.with_suffix(".noted")
-        self._noted: BufferedRandom | None = self._noted_path.open("w+b", buffering=BUFFER_BYTES)
+        self._noted: BufferedRandom | None = BufferedRandom(FileIO(self._noted_path, "w+"), BUFFER_BYTES)
 
     def count(self, key: bytes, ordinal: int, sample: int) -> int:
         """Return how many earlier rows start so, and count this one.
