@@ -19,7 +19,7 @@ _STATUSES = ("ok", "skipped", "unparsed", "failed")
 _GIVEN_UP = frozenset(_STATUSES) - {"ok"}
 
 
-# Of names that are only noted; a whole number of them.
+# Bytes of names that are only noted, read and written at a time; a whole number of them.
 BUFFER_BYTES = 2**16
 # Half of each hash: two that begin alike by chance would be counted as twins in every attempt, which does no harm.
 NAME = 8

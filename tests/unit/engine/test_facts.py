@@ -35,15 +35,7 @@ def begin(store, tmp_path):
     opened = []
 
     def open_facts(number: int = 1, *, ask: str = ASK, host: str = "host", fingerprint: str = "work") -> Facts:
-        claim = Claim(
-            number=number,
-            nonce=f"{number:016x}",
-            identity=Identity(),
-            ask=ask,
-            round=1,
-            edition=1,
-            fingerprint=fingerprint,
-        )
+        claim = claimed(number, ask, fingerprint)
         workspace = Workspace(tmp_path / host, "destination", claim.folder)
         facts = Facts(store, claim, workspace, rows=9)
         opened.append((facts, workspace))
@@ -53,6 +45,11 @@ def begin(store, tmp_path):
     for facts, workspace in opened:
         facts.close()
         workspace.close(keep=False)
+
+
+def claimed(number: int, ask: str, fingerprint: str) -> Claim:
+    nonce = f"{number:016x}"
+    return Claim(number=number, nonce=nonce, identity=Identity(), ask=ask, round=1, edition=1, fingerprint=fingerprint)
 
 
 def turn(text: str = "a", step: int = 0) -> Turn:
@@ -305,10 +302,7 @@ def test_answer_is_found_wherever_its_row_was(tmp_path_factory, facts):
 
 
 def opened(store, folder, number: int, *, fingerprint: str = "work", ask: str = ASK) -> Facts:
-    claim = Claim(
-        number=number, nonce=f"{number:016x}", identity=Identity(), ask=ask, round=1, edition=1, fingerprint=fingerprint
-    )
-    return Facts(store, claim, Workspace(folder, "destination", uuid.uuid4().hex), rows=9)
+    return Facts(store, claimed(number, ask, fingerprint), Workspace(folder, "destination", uuid.uuid4().hex), rows=9)
 
 
 class TestCompaction:
