@@ -451,11 +451,13 @@ class AskPass:
             with suppress(TimeoutError):
                 async with asyncio.timeout(UPLOAD_EVERY):
                     await self._full.wait()
+            # What is full goes before its time; the rest would be a small segment that somebody has to open.
+            least = SEGMENT_BYTES if self._full.is_set() else 1
             self._full.clear()
-            if not self.facts.pending:
+            if self.facts.pending < least:
                 continue
             try:
-                await asyncio.to_thread(self._upload)
+                await asyncio.to_thread(self._upload, least)
                 failures = 0
             except OSError as error:
                 failures += 1
@@ -465,9 +467,9 @@ class AskPass:
                 # However much is waiting: a store that is down for a moment must not use up all tries in it.
                 await asyncio.sleep(UPLOAD_EVERY)
 
-    def _upload(self) -> None:
+    def _upload(self, least: int) -> None:
         self.commit.look()
-        self.facts.flush()
+        self.facts.flush(least)
 
     async def _room(self) -> None:
         while not self._halted.is_set() and self.selection.missing and not self._has_room():

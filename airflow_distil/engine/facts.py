@@ -36,9 +36,11 @@ __all__ = ["Facts", "is_compaction", "read_segment"]
 log = logging.getLogger(__name__)
 
 # A segment of this size is worth an upload before its time, and small enough to be built in memory.
-SEGMENT_BYTES = 8 * 1024 * 1024
-# Beyond this many segments, opening them one by one is what a resume spends its time on.
+SEGMENT_BYTES = 4 * 1024 * 1024
+# Beyond this many small segments, opening them one by one is what a resume spends its time on. Full ones, which are about
+# a third as large as what they hold, would only be written once more.
 MANY_SEGMENTS = 200
+SMALL_BYTES = SEGMENT_BYTES // 8
 # Reading the log is waiting for the store. Small segments are read many at a time, of large ones as many as have so many bytes.
 READERS = 8
 READ_BYTES = 2 * SEGMENT_BYTES
@@ -114,8 +116,9 @@ class Facts:
             count += self._take_compacted(newer, covered, uploaded)
             if lost := gone - covered:
                 raise FileNotFoundError(f"{self._store}/{min(lost)} was deleted while the log was read")
-        if len(loose) > MANY_SEGMENTS:
-            self._compact([entry.name for entry in loose])
+        small = [entry.name for entry in loose if entry.size < SMALL_BYTES]
+        if len(small) > MANY_SEGMENTS:
+            self._compact(small)
         return count + self._pick_up(uploaded)
 
     def find(self, key: bytes, ordinal: int, sample: int, *, own: bool) -> Fact | None:
@@ -180,13 +183,14 @@ class Facts:
         """Bytes that are not uploaded yet."""
         return self._scratch.size - self._uploaded
 
-    def flush(self) -> None:
+    def flush(self, least: int = 1) -> None:
         """Upload what is pending, as immutable segments. Safe to call from another thread than the one that adds.
 
+        :param least: bytes; what is less is left pending.
         :raises OSError: if the store fails; nothing is lost, and the next flush takes it along.
         """
         end = self._scratch.size
-        while self._uploaded < end:
+        while end - self._uploaded >= least:
             segment = _Segment(self._scratch, self._uploaded, end)
             facts = iter(segment)
             if (first := next(facts, None)) is not None:

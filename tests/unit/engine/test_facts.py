@@ -90,6 +90,21 @@ def test_much_is_uploaded_in_several_segments(begin, store, monkeypatch):
     assert [fact.number for name in names for fact in decode_segment(store.get(name)).facts] == list(range(1, 11))
 
 
+def test_only_what_is_full_goes_before_its_time(begin, store, monkeypatch):
+    """At thousands of rows a second each upload left a small segment behind: a million rows had 240 of them instead of 100."""
+    monkeypatch.setattr(facts_module, "SEGMENT_BYTES", 500)
+    facts = begin()
+    for text in "abcdefghij":
+        write(facts, text, said="x" * 100)
+    facts.flush(500)
+    assert 0 < facts.pending < 500
+    uploaded = len(list(store.list("_distil/log/")))
+    facts.flush(500)
+    assert len(list(store.list("_distil/log/"))) == uploaded
+    facts.flush()
+    assert begin(2).load() == 10
+
+
 def test_failed_flush_loses_nothing(begin, store, monkeypatch):
     """The next one takes it along, with what came meanwhile."""
     facts = begin()
@@ -333,6 +348,27 @@ class TestCompaction:
         self.segments(begin, 5)
         begin(2).load()
         assert self.compact(store) == []
+
+    def test_full_segments_stay_however_many(self, begin, store, monkeypatch):
+        """A resume of a million rows wrote all of them once more, into as many segments as there were."""
+        self.segments(begin, 9)
+        sizes = [entry.size for entry in store.list("_distil/log/")]
+        monkeypatch.setattr(facts_module, "SMALL_BYTES", min(sizes))
+        assert begin(2).load() == 9
+        assert self.compact(store) == []
+
+    def test_only_the_small_ones_are_repeated(self, begin, store, monkeypatch):
+        """A large one would be read and written for nothing."""
+        facts = begin(1)
+        write(facts, "large", said="".join(map(chr, range(200, 2000))))
+        facts.flush()
+        self.segments(begin, 6, number=2)
+        [large, *small] = store.list("_distil/log/")
+        monkeypatch.setattr(facts_module, "SMALL_BYTES", large.size)
+        assert begin(3).load() == 7
+        [name] = self.compact(store)
+        assert decode_segment(store.get(name)).covers == [entry.name for entry in small]
+        assert begin(4).load() == 7
 
     def test_nothing_is_lost_and_covered_segments_are_not_read(self, begin, store, monkeypatch):
         """Id, claim and ask survive: else void failures come back, and answers are counted twice."""
