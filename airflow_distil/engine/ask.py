@@ -65,6 +65,8 @@ PROMPTS_KEPT = 64
 # A row that waits for a retry keeps its place in the window but not in flight, so the window must be wider than the limit.
 WINDOW_PER_LIMIT = 2
 WINDOW_LEAST = 32
+# Places of it that are free before more rows begin: to be woken for each of them costs a twentieth of what it takes in all.
+REFILLED = 8
 # Seconds that the next batch may take before the rows of this one begin. A file at hand is read by then; while both go on, each
 # system call of the one wakes the other in vain, which costs a tenth of the time.
 UNDISTURBED = 0.01
@@ -172,7 +174,7 @@ class AskPass:
             ahead = self._read_ahead()
             await asyncio.wait([ahead], timeout=UNDISTURBED)
             for row in _rows(batch):
-                if not self._has_room():
+                if self._is_full():
                     await self._room()
                 if self._halted.is_set() or not self.selection.missing:
                     return
@@ -472,18 +474,23 @@ class AskPass:
         self.facts.flush(least)
 
     async def _room(self) -> None:
-        while not self._halted.is_set() and self.selection.missing and not self._has_room():
+        while self._is_full(REFILLED):
             self._moved.clear()
             await self._moved.wait()
 
-    def _has_room(self) -> bool:
+    def _is_full(self, free: int = 1) -> bool:
+        """Tell whether fewer places than so many are free in the window."""
         if not self._open:  # most rows of a replay; looking at the limits would be a good part of what they take
-            return True
-        return self.selection.has_room(max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit))
+            return False
+        if self._halted.is_set() or not self.selection.missing:
+            return False
+        window = max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit)
+        return not self.selection.has_room(window - free + 1)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._open.discard(task)
-        self._moved.set()
+        if not self._is_full(REFILLED):
+            self._moved.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._halt(error)
 
