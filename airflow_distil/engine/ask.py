@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -130,6 +131,8 @@ class AskPass:
     _halted: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _moved: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _full: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    # One thread, as what each one takes stays with it: of several, whichever is idle would take its turn.
+    _uploader: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(1, "airflow-distil-upload"))
     _looking: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _tick: float = field(init=False, default_factory=time.time)
     _honours_n: bool = field(init=False, default=True)
@@ -155,6 +158,7 @@ class AskPass:
                 task.cancel()
             await asyncio.gather(*upkeep, *self._open, return_exceptions=True)  # cancelled
             await self.llm.aclose()
+            self._uploader.shutdown()
         if isinstance(self._failure, _OutOfBudget):
             # Now, when the rows that its last answers finished are counted.
             raise self.progress.budget.exceeded(self.progress.tally.done, self.progress.tally.total)
@@ -459,7 +463,7 @@ class AskPass:
             if self.facts.pending < least:
                 continue
             try:
-                await asyncio.to_thread(self._upload, least)
+                await asyncio.get_running_loop().run_in_executor(self._uploader, self._upload, least)
                 failures = 0
             except OSError as error:
                 failures += 1
