@@ -28,7 +28,8 @@ from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.datasets.memory import give_back
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
-from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, check_body, read_body
+from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, check_body
+from airflow_distil.engine.drift import check_logged, check_rendering, kept_prompt
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
 from airflow_distil.engine.metadata import Bill
 from airflow_distil.engine.progress import Progress
@@ -42,14 +43,13 @@ from airflow_distil.exceptions import (
     DistilError,
     Fatal,
     RateLimited,
-    TaskDefinitionError,
     TooManyFailures,
     Transient,
     one_line,
 )
 from airflow_distil.llms.prices import cost_of
 
-__all__ = ["PROMPTS_KEPT", "AskPass"]
+__all__ = ["AskPass"]
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,6 @@ UPLOAD_FAILURES = 12
 CLOCK_JUMP = 10.0
 # Airflow kills five seconds after SIGTERM; answers on their way get the first two of them.
 GRACE = 2.0
-# Of the first rows the prompts are rendered twice and kept in the log, to see (and show) a prompt that changes by itself.
-PROMPTS_KEPT = 64
 # A row that waits for a retry keeps its place in the window but not in flight, so the window must be wider than the limit.
 WINDOW_PER_LIMIT = 2
 WINDOW_LEAST = 32
@@ -78,11 +76,6 @@ REPLAYS_PER_TURN = 64
 # Enough to see what a model does wrong, too little to fill a log.
 BAD_SHOWN = 3
 CHARACTERS_SHOWN = 300
-# Of two prompts that should be one, what stands before the first difference.
-CHARACTERS_BEFORE = 100
-# A prompt can have 50 MB, and a log segment with a few of those is one that nobody reads back.
-PROMPT_CHARACTERS = 2**16
-
 
 _END = pa.record_batch({})
 _TRACE = attrgetter("trace")
@@ -235,7 +228,7 @@ class AskPass:
         state.wanting = self._advance(state)
         if state.wanting:
             for dialogue, turns in state.wanting:
-                self._check_logged(dialogue, turns[0])
+                check_logged(self.facts, dialogue, turns[0])
             return state
         self._finish(state)
         return None
@@ -289,8 +282,7 @@ class AskPass:
             wanting, state.wanting = state.wanting, []
             alike = groupby(sorted(wanting, key=_opening), key=_opening)
             await _all(self._open_together(list(group)) for _, group in alike)
-            if state.ordinal < PROMPTS_KEPT:
-                self._check_rendering(state)
+            check_rendering(state.ordinal, state.dialogues)
             await _all(self._talk(dialogue) for dialogue, _ in wanting)
             if self._advance(state):
                 raise _Halted
@@ -375,8 +367,8 @@ class AskPass:
         facts = []
         for position, (dialogue, turn) in enumerate(askers):
             body = bodies[min(position, len(bodies) - 1)]
-            if dialogue.ordinal < PROMPTS_KEPT and turn.step == 0:
-                body = {**body, "prompt": turn.prompt[:PROMPT_CHARACTERS]}
+            if prompt := kept_prompt(dialogue.ordinal, turn):
+                body = {**body, **prompt}
             facts.append(self._fact(dialogue, turn, kind, body))
         if kind is not Kind.TRANSIENT:  # no fact: the next attempt asks again
             try:
@@ -398,32 +390,6 @@ class AskPass:
             body = {"error": f"the answer holds what cannot be kept, such as a number that is not finite: {error}"}
             return fact._replace(kind=Kind.BAD_ROW, body=msgspec.json.encode(body))
         return fact
-
-    def _check_logged(self, dialogue: Dialogue, wanted: Turn) -> None:
-        at = dialogue.ordinal, dialogue.sample
-        if wanted.step > 0 or (logged := self.facts.first(*at)) is None:
-            return
-        if self.facts.find(wanted.key, *at, own=False) is not None:
-            return  # only this ask has no answer to it
-        before = read_body(logged).get("prompt")
-        self._drift(dialogue, before or f"(kept only for the first {PROMPTS_KEPT} rows)")
-
-    def _check_rendering(self, state: _Row) -> None:
-        for dialogue in state.dialogues:
-            again = dialogue.again()
-            if dialogue.first and again.first and again.first.content != dialogue.first.content:
-                self._drift(dialogue, again.first.prompt)
-
-    def _drift(self, dialogue: Dialogue, other: str) -> None:
-        now = dialogue.first.prompt if dialogue.first else ""
-        raise TaskDefinitionError(
-            f"Task {self.speech.task.name!r} does not make the same prompt twice: row {dialogue.ordinal}, sample "
-            f"{dialogue.sample}, of the same source and the same code: one is {_from_difference(now, other)}, another "
-            f"{_from_difference(other, now)}. A retry could not recognise its answers and would pay again, so nothing more is "
-            "asked. Make format_input depend on the row only (no clock, no set order, no unseeded random numbers; `converse` "
-            "is given seeded ones). If the prompt comes from another module, and that was edited, clear with "
-            "on_existing='regenerate'."
-        )
 
     async def _permit(self) -> None:
         """Let a request leave only while this attempt is the newest and not told to stop."""
@@ -550,12 +516,6 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 def _failure(error: Exception, began: float) -> dict[str, Any]:
     return {"error": without_surrogates(str(error)), "latency": time.monotonic() - began}
-
-
-def _from_difference(prompt: str, other: str) -> str:
-    same = next((at for at, (one, another) in enumerate(zip(prompt, other, strict=False)) if one != another), 0)
-    start = max(0, same - CHARACTERS_BEFORE)
-    return f"{'…' if start else ''}{prompt[start : start + CHARACTERS_SHOWN]}"
 
 
 def _opening(wanting: tuple[Dialogue, list[Turn]]) -> bytes:
