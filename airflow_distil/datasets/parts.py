@@ -24,7 +24,7 @@ __all__ = ["PartWriter"]
 PART_BYTES = 256 * 1024 * 1024
 # Row groups are the unit that readers hold in memory, and so do we, twice: as it is gathered and as it is packed.
 GROUP_ROWS = 64 * 1024
-GROUP_BYTES = 4 * 1024 * 1024
+GROUP_BYTES = 8 * 1024 * 1024
 
 
 class PartWriter:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -64,7 +64,7 @@ GRACE = 2.0
 # A row that waits for a retry keeps its place in the window but not in flight, so the window must be wider than the limit.
 WINDOW_PER_LIMIT = 2
 WINDOW_LEAST = 32
-# Places of it that are free before more rows begin: to be woken for each of them costs a twentieth of what it takes in all.
+# Free places in the window before more rows begin: to be woken for each of them costs 5 % of the CPU of a row.
 REFILLED = 8
 # Seconds that the next batch may take before the rows of this one begin. A file at hand is read by then; while both go on, each
 # system call of the one wakes the other in vain, which costs a tenth of the time.
@@ -123,9 +123,7 @@ class AskPass:
     _failure: BaseException | None = field(init=False, default=None)
     _halted: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _moved: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _full: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    # One thread, as what each one takes stays with it: of several, whichever is idle would take its turn.
-    _uploader: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(1, "airflow-distil-upload"))
+    _segment_full: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _looking: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _tick: float = field(init=False, default_factory=time.time)
     _honours_n: bool = field(init=False, default=True)
@@ -133,15 +131,26 @@ class AskPass:
 
     async def run(self) -> None:
         """Ask everything that is not known yet. Every fact is in the scratch file when this returns or raises."""
+        # One thread, as what each one takes stays with it: of several, whichever is idle would take its turn. It has ended
+        # before anybody else uploads.
+        with ThreadPoolExecutor(1, "airflow-distil-upload") as uploader:
+            await self._ask_all(uploader)
+        if isinstance(self._failure, _OutOfBudget):
+            # Now, when the rows that its last answers finished are counted.
+            raise self.progress.budget.exceeded(self.progress.tally.done, self.progress.tally.total)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _ask_all(self, uploader: Executor) -> None:
         loop = asyncio.get_running_loop()
         self.stop.listen(lambda: loop.call_soon_threadsafe(self._halt, self.stop.error))
-        upkeep = [asyncio.create_task(self._upload_regularly()), asyncio.create_task(self._watch_clock())]
+        upkeep = [asyncio.create_task(self._upload_regularly(uploader)), asyncio.create_task(self._watch_clock())]
         for task in upkeep:
             task.add_done_callback(self._ended)
         try:
             try:
                 await self._feed()
-            except Exception as error:  # noqa: BLE001 - raised below, after what is on its way has arrived
+            except Exception as error:  # noqa: BLE001 - raised by `run`, after what is on its way has arrived
                 self._halt(error)
             await self._drain()
         finally:
@@ -151,12 +160,6 @@ class AskPass:
                 task.cancel()
             await asyncio.gather(*upkeep, *self._open, return_exceptions=True)  # cancelled
             await self.llm.aclose()
-            self._uploader.shutdown()
-        if isinstance(self._failure, _OutOfBudget):
-            # Now, when the rows that its last answers finished are counted.
-            raise self.progress.budget.exceeded(self.progress.tally.done, self.progress.tally.total)
-        if self._failure is not None:
-            raise self._failure
 
     async def _feed(self) -> None:
         loop = asyncio.get_running_loop()  # before Python 3.12 each look at it is a system call
@@ -171,7 +174,7 @@ class AskPass:
             ahead = self._read_ahead()
             await asyncio.wait([ahead], timeout=UNDISTURBED)
             for row in _rows(batch):
-                if self._is_full():
+                if self._must_wait():
                     await self._room()
                 if self._halted.is_set() or not self.selection.missing:
                     return
@@ -379,7 +382,7 @@ class AskPass:
         for (dialogue, _), fact in zip(askers, facts, strict=True):
             dialogue.learn(fact)
         if self.facts.pending >= SEGMENT_BYTES:
-            self._full.set()
+            self._segment_full.set()
 
     def _fact(self, dialogue: Dialogue, turn: Turn, kind: Kind, body: dict[str, Any]) -> Fact:
         fact = self.facts.fact(turn, ordinal=dialogue.ordinal, sample=dialogue.sample, kind=kind, body=body)
@@ -415,21 +418,22 @@ class AskPass:
             await self._still_mine()
             self._tick = time.time()
 
-    async def _upload_regularly(self) -> None:
+    async def _upload_regularly(self, uploader: Executor) -> None:
+        loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes in the turn in which `_full` is set. The
-            # last answer of a run may set it, and the run would never end.
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes in the turn in which the event is set.
+            # The last answer of a run may set it, and the run would never end.
             with suppress(TimeoutError):
                 async with asyncio.timeout(UPLOAD_EVERY):
-                    await self._full.wait()
+                    await self._segment_full.wait()
             # What is full goes before its time; the rest would be a small segment that somebody has to open.
-            least = SEGMENT_BYTES if self._full.is_set() else 1
-            self._full.clear()
+            least = SEGMENT_BYTES if self._segment_full.is_set() else 1
+            self._segment_full.clear()
             if self.facts.pending < least:
                 continue
             try:
-                await asyncio.get_running_loop().run_in_executor(self._uploader, self._upload, least)
+                await loop.run_in_executor(uploader, self._upload, least)
                 failures = 0
             except OSError as error:
                 failures += 1
@@ -444,22 +448,21 @@ class AskPass:
         self.facts.flush(least)
 
     async def _room(self) -> None:
-        while self._is_full(REFILLED):
+        while self._must_wait(REFILLED):
             self._moved.clear()
             await self._moved.wait()
 
-    def _is_full(self, free: int = 1) -> bool:
-        """Tell whether fewer places than so many are free in the window."""
-        if not self._open:  # most rows of a replay; looking at the limits would be a good part of what they take
-            return False
-        if self._halted.is_set() or not self.selection.missing:
+    def _must_wait(self, least_free: int = 1) -> bool:
+        """Tell whether fewer than so many places are free in the window, and it is to be expected that some will be."""
+        # Most rows of a replay find it empty; looking at the limits would be a good part of what they take.
+        if not self._open or self._halted.is_set():
             return False
         window = max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit)
-        return not self.selection.has_room(window - free + 1)
+        return not self.selection.has_room(window - least_free + 1)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._open.discard(task)
-        if not self._is_full(REFILLED):
+        if not self._must_wait(REFILLED):
             self._moved.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._halt(error)

@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 # A segment of this size is worth an upload before its time, and small enough to be built in memory.
 SEGMENT_BYTES = 4 * 1024 * 1024
-# Beyond this many small segments, opening them one by one is what a resume spends its time on. Full ones, which are about
-# a third as large as what they hold, would only be written once more.
+# Beyond this many small segments, opening them one by one is what a resume spends its time on. What is not small would only be
+# written once more, into nearly as many.
 MANY_SEGMENTS = 200
-SMALL_BYTES = SEGMENT_BYTES // 8
+SMALL_BYTES = SEGMENT_BYTES // 4
 # Reading the log is waiting for the store. Small segments are read many at a time, of large ones as many as have so many bytes.
 READERS = 8
-READ_BYTES = 2 * SEGMENT_BYTES
+READ_BYTES = 16 * 1024 * 1024
 
 # The beginning of its key, by which it is recognised without a look at it, and its place.
 _NAME = 8
@@ -105,18 +105,21 @@ class Facts:
         count = self._take_compacted(compacted, covered, uploaded)
         loose = [entry for entry in entries if entry.name not in covered and entry not in compacted]
         gone: set[str] = set()
+        small: list[str] = []
         for name, data in self._read_all(loose):
             if data is None:
                 gone.add(name)
-            else:
-                count += self._take(name, data, uploaded)[0]
+                continue
+            before = self._copied.size
+            count += self._take(name, data, uploaded)[0]
+            if self._copied.size - before < SMALL_BYTES:
+                small.append(name)
         if gone:
             # Upkeep has removed them since, as a compaction that we did not know of repeats them.
             newer = [entry for entry in self._store.list(LOG) if is_compaction(entry.name) and entry not in compacted]
             count += self._take_compacted(newer, covered, uploaded)
             if lost := gone - covered:
                 raise FileNotFoundError(f"{self._store}/{min(lost)} was deleted while the log was read")
-        small = [entry.name for entry in loose if entry.size < SMALL_BYTES]
         if len(small) > MANY_SEGMENTS:
             self._compact(small)
         return count + self._pick_up(uploaded)

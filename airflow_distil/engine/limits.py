@@ -296,7 +296,7 @@ class Limiter:
             if self._finds_out and not self._pays(clean=clean):
                 assert self._best is not None
                 self._rest, self._next_rest = self._next_rest, min(LONGEST_REST, self._next_rest * 2)
-                self._set(self._best[0], "more in flight brings no more")
+                self._set(self._best[0], "more in flight brings no more" if clean else "more in flight brings failures")
             elif clean and self._rest:
                 self._rest -= 1
             elif clean and self.limit < self._top:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 
@@ -11,12 +12,14 @@ import pytest
 from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.manifest import claim_name
 from airflow_distil.engine import ask as ask_module
+from airflow_distil.engine import facts as facts_module
 from airflow_distil.engine import job as job_module
 from airflow_distil.engine.ask import BAD_SHOWN
 from airflow_distil.engine.asking import LONGEST_TOLD, TRIES
 from airflow_distil.exceptions import (
     BadRow,
     DestinationError,
+    DistilError,
     Fatal,
     QuotaExceeded,
     RateLimited,
@@ -69,6 +72,42 @@ class Background:
     def join(self) -> None:
         self._thread.join(HANG)
         assert not self._thread.is_alive()
+
+
+class TestWindow:
+    def test_rows_go_on_beside_one_that_hangs(self, lab):
+        """A run that begins the next rows when all others have ended waits for the slowest each time."""
+        others = threading.Event()
+
+        async def last(prompt):
+            await asyncio.to_thread(others.wait, HANG)
+            return prompt
+
+        def say(prompt, time):
+            if prompt == "question 299":
+                others.set()
+            return last(prompt) if prompt == "question 0" else prompt
+
+        run = Background(lab.job(many(300), Model(say, max_concurrency=4)))
+        run.join()
+        assert run.manifest.ok == 300
+        assert others.is_set()
+
+    def test_rows_begin_several_at_a_time_and_never_too_many(self, lab, monkeypatch):
+        """To be woken for each row costs as much as a part of its call; and what is begun and not asked takes memory."""
+        begun = []
+        begin = ask_module.AskPass._begin
+
+        def noted(self, ordinal, row):
+            begun.append(self.selection._open)
+            return begin(self, ordinal, row)
+
+        monkeypatch.setattr(ask_module.AskPass, "_begin", noted)
+        lab.run(many(300), Model(max_concurrency=4))
+        assert max(begun) == ask_module.WINDOW_LEAST
+        refilled = [now for before, now in itertools.pairwise(begun) if now <= before]
+        assert refilled
+        assert max(refilled) <= ask_module.WINDOW_LEAST - 7, "eight are free, and one of them is taken"
 
 
 class TestFatal:
@@ -367,6 +406,60 @@ class TestUploads:
             running = Background(lab.job(many(rows), Model(), ask=ask(rows)))
             running.join()
             assert running.manifest.ok == rows
+
+    def test_before_its_time_goes_only_what_is_full(self, lab, monkeypatch):
+        """Of a fast run every other segment was a small one, for each resume to open."""
+        for module in (ask_module, facts_module):
+            monkeypatch.setattr(module, "SEGMENT_BYTES", 5000)
+        monkeypatch.setattr(ask_module, "UPLOAD_EVERY", HANG)
+        sizes = []
+        encode = facts_module.encode_segment
+
+        def weigh(facts, *covers):
+            facts = list(facts)
+            sizes.append(sum(len(fact.body) for fact in facts))
+            return encode(facts, *covers)
+
+        monkeypatch.setattr(facts_module, "encode_segment", weigh)
+        lab.run(many(300), Model(lambda prompt, _: prompt + "x" * 100, max_concurrency=4))
+        *before, _rest = sizes
+        assert len(before) > 5
+        # The rest of each is what its frame has beside the body.
+        assert min(before) > 5000 / 2
+
+    def test_an_upload_has_ended_when_the_run_has(self, lab, monkeypatch):
+        """One that went on beside what follows put facts twice, and read a file that was closed."""
+        monkeypatch.setattr(ask_module, "UPLOAD_EVERY", 0.01)
+        uploading, may_end = threading.Event(), threading.Event()
+        put = lab.store.put
+        under_way = []
+
+        def slow(name, data):
+            if "/log/" in name:
+                under_way.append(name)
+                uploading.set()
+                may_end.wait(HANG)
+                assert under_way == [name]
+                under_way.remove(name)
+            put(name, data)
+
+        class Rude(Model):
+            async def aclose(self):
+                assert await asyncio.to_thread(uploading.wait, HANG)
+                threading.Timer(0.05, may_end.set).start()
+                raise OSError("cannot close")
+
+        async def patient(prompt):
+            await asyncio.to_thread(uploading.wait, HANG)
+            return prompt
+
+        monkeypatch.setattr(lab.store, "put", slow)
+        model = Rude(lambda prompt, time: patient(prompt) if prompt == "question 29" else prompt)
+        run = Background(lab.job(many(30), model))
+        run.join()
+        assert isinstance(run.error, DistilError | OSError)
+        assert not under_way
+        assert len(lab.facts()) == 30
 
     def test_store_that_hiccups_loses_nothing(self, lab, monkeypatch):
         """One 503 in a night must not fail the night."""
