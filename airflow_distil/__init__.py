@@ -38,7 +38,7 @@ def preview(task: Any, source: Any = None, rows: int = 5, ask: int = 0) -> Previ
     :param source: the rows, as operators take them; by default the operator's own. Nothing renders templates here, so it must
         be given where that is a template or comes from an upstream task.
     :param rows: rows to show.
-    :param ask: of those, how many to ask.
+    :param ask: how many to ask; they are shown, and more of them make better estimates.
     :return: what was found; a notebook shows it as a table, `print` as text.
     :raises TaskDefinitionError: if something is missing, or the task and the source do not fit.
     :raises SourceError: if the source cannot be read.

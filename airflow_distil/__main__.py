@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     look.add_argument("--dag", help="id of the DAG")
     look.add_argument("--source", help="URI of the rows, where the task's source is a template or comes from upstream")
     look.add_argument("--rows", type=int, default=5, help="rows to show")
-    look.add_argument("--ask", type=int, default=0, help="of these, how many to ask; they are paid for")
+    look.add_argument("--ask", type=int, default=0, help="how many to ask; they are shown, and paid for")
     given = parser.parse_args(arguments)
     try:
         # Airflow logs to standard output, among what was asked for.

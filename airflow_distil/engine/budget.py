@@ -209,7 +209,7 @@ class Budget:
         return BudgetExceeded(
             f"{limit} is used up: all attempts of this task instance paid {self._spent}. {done:,} of "
             f"{total:,} rows are done. Nothing was published in this attempt, and all answers are kept. To go on, raise the "
-            "limit and clear the task instance: it asks only what is missing."
+            "limit and clear the task instance: it asks only what is missing. A new run does so only at the same `destination`."
         )
 
     @property
@@ -266,8 +266,9 @@ class Budget:
             return
         price = price_of(self.llm)
         if price is None or (price.output is None and not isinstance(request, Embed)):
+            which = "that" if price is None else "the output_price"
             raise TaskDefinitionError(
-                f"max_cost_usd={self.max_cost_usd:g} needs a price, and that of {self.llm.model!r} at this endpoint is not "
+                f"max_cost_usd={self.max_cost_usd:g} needs a price, and {which} of {self.llm.model!r} at this endpoint is not "
                 "known. Nothing was asked. Set input_price and output_price (US dollars per million tokens) on the connection, "
                 "or use max_total_tokens instead."
             )

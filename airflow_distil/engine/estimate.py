@@ -21,7 +21,7 @@ _T = (
 class Estimate:
     """A total over the whole source.
 
-    :param low: lower end of its 95 % interval; None if it has none, as of a single row.
+    :param low: lower end of its 95 % interval; None if it has none, as of a single row, or of rows that are all alike.
     :param high: upper end.
     """
 
@@ -39,7 +39,7 @@ def estimated(values: Sequence[float], rows: int) -> Estimate:
     count, mean = len(values), fmean(values)
     if count >= rows:
         return Estimate(mean * rows, mean * rows, mean * rows)
-    if count == 1:
+    if min(values) == max(values):
         return Estimate(mean * rows)
     # Rows are drawn without putting them back, so the last one leaves nothing to be unsure of.
     error = stdev(values) / math.sqrt(count) * math.sqrt(1 - count / rows)

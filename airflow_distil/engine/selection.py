@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from airflow_distil.engine.progress import Tally
+from airflow_distil.engine.progress import HOPELESS, Tally
 from airflow_distil.engine.rows import Fate
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
 
 __all__ = ["Selection", "selection"]
-
-# Nothing out of so many is no bad luck: of a task that accepts one candidate in ten, one run in 200 is stopped in vain. And it
-# is what a task that cannot work costs, however many rows it is to make.
-HOPELESS = 50
 
 
 class Selection(ABC):

@@ -60,6 +60,8 @@ def try_out(task: Task, llm: LLM | None, source: Source, *, rows: int = 5, ask: 
     price = price_of(llm) if llm is not None else None
     if llm is not None and price is None:
         notes.append("No price is known for this model at this endpoint: set input_price and output_price on the connection.")
+    elif price is not None and price.output is None and asked and figures[3] is None:
+        notes.append("Of this model only input_price is set: set output_price on the connection, too.")
     per_million = (price.input * 1e6, None if price.output is None else price.output * 1e6) if price else (None, None)
     return Preview(
         task=task.name,
@@ -197,8 +199,12 @@ def _figures(
         if len(asked) == total:
             return figures, [f"Measured: all rows were asked{cost}."]
         if len(asked) == 1:
-            return figures, [f"From the one row that was asked{cost}. With ask=2 or more, there is an interval."]
-        return figures, [f"In brackets: the 95 % t-interval over the {len(asked)} rows that were asked{cost}."]
+            note = f"From the one row that was asked{cost}. With ask=2 or more, there is an interval."
+        elif all(figure is None or figure.low is None for figure in figures):
+            note = f"From the {len(asked)} rows that were asked{cost}; they are all alike, so there is no interval."
+        else:
+            note = f"In brackets: the 95 % t-interval over the {len(asked)} rows that were asked{cost}."
+        return figures, [note]
     if type(task).converse is not Task.converse:
         return [None] * 4, ["How many turns a row takes shows when some are asked, such as with ask=3."]
     alive = [sample for sample in samples if sample.status is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -24,7 +25,8 @@ def preview(task: Any, source: Any = None, *, rows: int = 5, ask: int = 0) -> Pr
     """Look at a task or an operator; see `airflow_distil.preview`."""
     task = getattr(task, "operator", task)  # of what a decorated function returns
     if isinstance(task, MappedOperator):
-        task = _first_instance(task, source)
+        found = preview(_first_instance(task, source), source, rows=rows, ask=ask)
+        return _with_notes(found, "It is mapped: this is its first instance, and all others come on top.")
     if isinstance(task, DistilOperator):
         for name in ("llm_conn_id", "model"):
             if _is_late(getattr(task, name)):
@@ -34,10 +36,26 @@ def preview(task: Any, source: Any = None, *, rows: int = 5, ask: int = 0) -> Pr
                 )
         bounds = {"limit": task.limit, "columns": task.source_columns, "schema": task.schema}
         opened = _open(task.task, _of_operator(task) if source is None else source, bounds)
-        return try_out(task.task, task.get_llm(), opened, rows=rows, ask=ask)
+        return _with_budget(try_out(task.task, task.get_llm(), opened, rows=rows, ask=ask), task)
     if isinstance(task, Task):
         return try_out(task, task.llm, _open(task, source, {}), rows=rows, ask=ask)
     raise TaskDefinitionError(f"preview takes a task or an operator of airflow-distil, not a {type(task).__name__}.")
+
+
+def _with_notes(found: Preview, *notes: str) -> Preview:
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _with_budget(found: Preview, operator: DistilOperator) -> Preview:
+    """Say which limits of the operator will not do for all rows."""
+    tokens = [figure.total for figure in (found.input_tokens, found.output_tokens) if figure is not None]
+    cost = 0.0 if found.cost_usd is None else found.cost_usd.total
+    notes = []
+    if operator.max_cost_usd is not None and cost > operator.max_cost_usd:
+        notes.append(f"max_cost_usd={operator.max_cost_usd:g} stops it before all rows are done.")
+    if operator.max_total_tokens is not None and sum(tokens) > operator.max_total_tokens:
+        notes.append(f"max_total_tokens={operator.max_total_tokens} stops it before all rows are done.")
+    return _with_notes(found, *notes)
 
 
 def _open(task: Task, source: Any, bounds: Mapping[str, Any]) -> Source:

@@ -316,7 +316,7 @@ def curator() -> Client:
 
 
 def data_designer(most: int) -> Client:
-    """The policy of data-designer-engine 0.9.7.
+    """The policy of data-designer-engine 0.9.6.
 
     Starts at the most that it was given; one more after 25 answers in a row; a refusal of what was admitted under the present
     limit cuts it to 0.75, down to 1; Retry-After, or 2 s, nothing is sent.
@@ -529,8 +529,8 @@ POLICIES: dict[str, Client] = {
     "64 fixed": fixed(64),
     "256 fixed": fixed(256),
     "curator 0.1.31": curator(),
-    "Data Designer 0.9.7 (4, its default)": data_designer(4),
-    "Data Designer 0.9.7 (256)": data_designer(256),
+    "Data Designer 0.9.6 (4, its default)": data_designer(4),
+    "Data Designer 0.9.6 (256)": data_designer(256),
 }
 
 

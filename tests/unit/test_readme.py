@@ -273,12 +273,14 @@ def test_figures_are_those_of_the_code():
     from airflow_distil.engine.ask import GRACE, UPLOAD_EVERY
     from airflow_distil.engine.asking import LONGEST_TOLD, PATIENCE, TRIES
     from airflow_distil.engine.facts import SEGMENT_BYTES
+    from airflow_distil.engine.progress import HOPELESS
     from airflow_distil.operators import DistilOperator
     from airflow_distil.operators.attempt import LONGEST_WAIT
 
     ratio = inspect.signature(DistilOperator.__init__).parameters["max_failure_ratio"].default
     for said in (
         f"tries {TRIES} times",
+        f"none of the first {HOPELESS} rows is answered",
         f"refused for {PATIENCE / 60:g} minutes",
         f"in more than {LONGEST_TOLD / 60:g} minutes",
         f"given up {['', 'one day', 'two days'][LONGEST_WAIT.days]} after the first time",

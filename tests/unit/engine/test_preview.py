@@ -45,6 +45,10 @@ class TestEstimate:
         """One row says nothing about how rows differ."""
         assert estimated([5], 10) == Estimate(50)
 
+    def test_nor_of_rows_that_are_alike(self):
+        """Ten short rows said exactly what a source with a few long ones would cost."""
+        assert estimated([5, 5, 5], 10) == Estimate(50)
+
     def test_is_not_less_than_what_was_measured(self):
         """With three very unequal rows, the lower end was negative."""
         assert estimated([1, 1, 1000], 10).low == 1002
@@ -168,7 +172,9 @@ class TestAnswers:
         assert len(asked) == 2
         assert asked[0].prompts == (f"[user] question {asked[0].row}", f"[user] better: question {asked[0].row}!")
         assert (found.calls.total, found.input_tokens.total, found.output_tokens.total) == (20, 200, 40)
-        assert found.cost_usd == Estimate(240, 240, 240)
+        assert found.cost_usd == Estimate(240)
+        assert "cost:          about $240" in repr(found)
+        assert "they are all alike" in repr(found)
 
     def test_samples_that_share_a_call_are_one_call(self):
         """With n=4, the preview said four times as many calls as the run made."""
@@ -193,6 +199,11 @@ class TestAnswers:
         assert "cost:          unknown" in repr(found)
         found = look(many(4), Model(lambda *_: Answer(text="x"), input_price=1.0, output_price=1.0), ask=2)
         assert (found.cost_usd, found.input_tokens, found.output_tokens, found.calls.total) == (None, None, None, 4)
+
+    def test_half_a_price_is_said(self):
+        """The price of input was shown, and the cost was unknown."""
+        assert "set output_price" in repr(look(many(4), Model(input_price=1.0), ask=2))
+        assert "set output_price" not in repr(look(many(4), Model(input_price=1.0, output_price=1.0), ask=2))
 
     def test_a_refused_row_does_not_make_all_unknown(self):
         """One of three was filtered: the others still say what a row costs."""

@@ -39,7 +39,7 @@ class TestOperator:
         asked = [body for body in llm.requests if body.get("max_tokens") == 5]
         assert {f"[user] {body['messages'][-1]['content']}" for body in asked} <= set(prompts(found))
         assert len(asked) == len(llm.requests) == 2
-        assert found.cost_usd.low <= found.cost_usd.total <= found.cost_usd.high
+        assert found.cost_usd.total == pytest.approx(5 * sum(sample.cost_usd for sample in found.samples if sample.cost_usd))
 
     def test_keeps_to_its_bounds(self, llm, tmp_path):
         """The whole file was counted, although the task reads a hundred rows of it."""
@@ -111,9 +111,21 @@ class TestOperator:
             late = TextGenerationOperator.partial(task_id="o").expand(source=text().output)
         assert prompts(preview(mapped)) == ["[user] Now: a"]
         assert preview(models).model == "one"
+        assert preview(models).notes[-1] == "It is mapped: this is its first instance, and all others come on top."
         with pytest.raises(TaskDefinitionError, match=r"mapped over source.*pass source="):
             preview(late)
         assert preview(late, ROWS).rows == 10
+
+    def test_a_limit_that_will_not_do_is_said(self, llm):
+        """$0.22 were estimated, and the run stopped at $0.05."""
+        with llm.as_connection("priced", model="small", input_price=1.0, output_price=2.0):
+            little = preview(text(llm_conn_id="priced", max_cost_usd=1e-9, max_total_tokens=10), ask=2)
+            enough = preview(text(llm_conn_id="priced", max_cost_usd=9.0, max_total_tokens=100_000), ask=2)
+        assert little.notes[-2:] == (
+            "max_cost_usd=1e-09 stops it before all rows are done.",
+            "max_total_tokens=10 stops it before all rows are done.",
+        )
+        assert not any("stops it" in note for note in enough.notes)
 
     def test_a_plain_task(self, llm):
         """In a notebook there is no operator."""
