@@ -11,7 +11,7 @@
     │   ├── BadRow             this request will never work: its row fails, the others go on
     │   └── Fatal              no request will work (key, model): stop at once, keep what is paid     (final, mostly)
     │       └── QuotaExceeded  nor will it for some time (quota, a long Retry-After): see `on_quota`
-    ├── TooManyFailures        more rows failed than `max_failure_ratio` allows     (final if all are permanent)
+    ├── TooManyFailures        more rows failed than `max_failure_ratio` allows, or nobody answers (final if all are permanent)
     ├── BudgetExceeded         the task has spent what it was given     (final)
     ├── Superseded             a newer attempt has taken over this destination     (final)
     └── Stopped                the task was told to stop (SIGTERM, deadline); what is paid is kept
@@ -166,7 +166,7 @@ class QuotaExceeded(Fatal):
 
 
 class TooManyFailures(DistilError):
-    """More rows failed or were unparsed than `max_failure_ratio` allows.
+    """More rows failed or were unparsed than `max_failure_ratio` allows; or none of the first was answered.
 
     :param final: True if every failure is permanent.
     """

@@ -142,8 +142,8 @@ _CHECKSUM = 32
 
 # As Python objects a megabyte or two at a time, and enough of them to be packed well.
 BATCH_FACTS = 1024
-# Our segments hold 4 MiB of facts, or twice that if they repeat others, and one more fact, whose answer is as long as the
-# endpoint made it. What others wrote may be any size, and unpack to a thousand times that; and several are read at a time.
+# Our segments hold some 4 MiB of facts, and one more fact, whose answer is as long as the endpoint made it. What others wrote
+# may be any size, and unpack to a thousand times that; and several are read at a time.
 MOST_BYTES = 64 * 2**20
 _COVERED = re.compile(r"_distil/log/[A-Za-z0-9-]+/[A-Za-z0-9-]+\.arrow")
 

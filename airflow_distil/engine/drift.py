@@ -62,6 +62,7 @@ def _raise(dialogue: Dialogue, other: str) -> None:
 
 
 def _from_difference(prompt: str, other: str) -> str:
-    same = next((at for at, (one, another) in enumerate(zip(prompt, other, strict=False)) if one != another), 0)
+    pairs = enumerate(zip(prompt, other, strict=False))
+    same = next((at for at, (one, another) in pairs if one != another), min(len(prompt), len(other)))
     start = max(0, same - CHARACTERS_BEFORE)
     return f"{'…' if start else ''}{prompt[start : start + CHARACTERS_SHOWN]}"

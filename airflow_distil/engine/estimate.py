@@ -31,7 +31,7 @@ class Estimate:
 
 
 def estimated(values: Sequence[float], rows: int) -> Estimate:
-    """Return the total over all rows, from the values of some that were drawn at random, with a t-interval.
+    """Return the total over all rows, from the values of some that were drawn at random, with a t-interval if they differ.
 
     :param values: at least one.
     :param rows: how many there are in all.

@@ -112,7 +112,7 @@ class Facts:
                 continue
             before = self._copied.size
             count += self._take(name, data, uploaded)[0]
-            if self._copied.size - before < SMALL_BYTES:
+            if self._copied.size - before < SMALL_BYTES and len(data) < SMALL_BYTES:  # else most of it is left out
                 small.append(name)
         if gone:
             # Upkeep has removed them since, as a compaction that we did not know of repeats them.
@@ -293,7 +293,7 @@ class Facts:
 
     def _index_all(self) -> None:
         # It takes six seconds a million facts: who watches should see that something goes on.
-        log.info("Indexing the log by what was asked: it is not all asked for again by the same rows")
+        log.info("Indexing the answers of the log: a row asks for one that is not at its place")
         for offset, fact in self._copied.read():
             self._enter(fact, offset + 1)
         for offset, fact in self._scratch.read(0, self._picked_up):

@@ -13,11 +13,7 @@ from airflow_distil.engine.asking import Asker
 from airflow_distil.engine.budget import Budget
 from airflow_distil.exceptions import TooManyFailures
 
-__all__ = ["HOPELESS", "Progress", "Tally"]
-
-# Nothing out of so many is no bad luck. Of a task that accepts one candidate in ten, one run in 200 is stopped in vain; and it
-# is what a task that cannot work costs, or a server that is not there delays, however many rows there are.
-HOPELESS = 50
+__all__ = ["Progress", "Tally"]
 
 # A whole answer, or a whole prompt that a provider repeats, must not become a key.
 REASON_LENGTH = 200
@@ -53,8 +49,7 @@ class Tally:
     def add(self, ordinal: int, status: str, error: str | None = None, *, transient: bool = False) -> None:
         """Count one output row.
 
-        :raises TooManyFailures: as soon as the ratio cannot be kept any more, whatever the other rows become; and if it could,
-            but nothing was ever answered.
+        :raises TooManyFailures: as soon as the ratio cannot be kept any more, whatever the other rows become.
         """
         self.counts[status] += 1
         if status not in {"ok", "skipped"}:
@@ -62,8 +57,6 @@ class Tally:
         # Also when a row was skipped: that leaves fewer rows to be a share of.
         if self.failures > self.max_failure_ratio * (self.total - self.counts["skipped"]):
             raise self._too_many()
-        if self.counts["failed"] >= HOPELESS and self.max_failure_ratio < 1:
-            self._check_that_some_are_answered()
 
     def lose(self, candidate: int, status: str, error: str | None, *, transient: bool = False) -> None:
         """Count a candidate that becomes no row."""
@@ -110,6 +103,17 @@ class Tally:
             final=not self.transient,
         )
 
+    def unheard(self, rows: int) -> TooManyFailures:
+        """Return what to raise when it is no use to go on asking.
+
+        :param rows: how many were asked in vain.
+        """
+        return TooManyFailures(
+            f"None of the first {rows} rows that were asked was answered, so nothing more is asked. Nothing was published; the "
+            f"answers so far are kept. Commonest reasons: {self._commonest('row')}. The next attempt asks them again.",
+            final=False,
+        )
+
     def _note(self, ordinal: int, reason: str, *, transient: bool) -> None:
         self.transient += transient
         reason = reason[:REASON_LENGTH]
@@ -118,15 +122,6 @@ class Tally:
         self.reasons[reason] += 1
         if len(self._examples[reason]) < SHOWN_ORDINALS:
             self._examples[reason].append(ordinal)
-
-    def _check_that_some_are_answered(self) -> None:
-        # Each of them was tried for half a minute: at this pace a large source takes hours to fail.
-        if self.transient == self.done - self.counts["skipped"]:
-            raise TooManyFailures(
-                f"None of the first {self.transient} rows was answered, so the others were not asked. Nothing was published. "
-                f"Commonest reasons: {self._commonest('row')}. The next attempt asks again.",
-                final=False,
-            )
 
     def _commonest(self, what: str) -> str:
         return "; ".join(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from airflow_distil.engine.progress import HOPELESS, Tally
+from airflow_distil.datasets.log import Kind
+from airflow_distil.engine.progress import Tally
 from airflow_distil.engine.rows import Fate
 from airflow_distil.exceptions import TaskDefinitionError
 from airflow_distil.tasks.base import Task
 from airflow_distil.tasks.generator import GeneratorTask
 
-__all__ = ["Selection", "selection"]
+__all__ = ["HOPELESS", "Selection", "selection"]
+
+# Nothing out of so many is no bad luck. Of a task that accepts one candidate in ten, one run in 200 is stopped in vain; and it
+# is what a task that cannot work costs, or a server that is not there delays, however many rows there are.
+HOPELESS = 50
 
 
 class Selection(ABC):
@@ -50,11 +55,27 @@ class Selection(ABC):
 
 
 class _EveryRow(Selection):
+    def __init__(self, tally: Tally) -> None:
+        super().__init__(tally)
+        self._heard = False
+        self._unheard = 0
+
     def take(self, ordinal: int, fates: list[Fate]) -> list[tuple[int, list[Fate]]]:
         self._open -= 1
         for fate in fates:
             self.tally.add(ordinal, fate.status, fate.error, transient=fate.transient)
+        if not self._heard and fates[0].asked:
+            self._listen(fates)
         return [(ordinal, fates)]
+
+    def _listen(self, fates: list[Fate]) -> None:
+        """Take in a row that was asked when nothing was heard of the model yet in this attempt."""
+        kinds = {exchange.fact.kind for fate in fates for outcome in fate.outcomes for exchange in outcome.trace}
+        self._heard = kinds != {Kind.TRANSIENT}
+        self._unheard += not self._heard
+        # Each was tried for half a minute at least: by the ratio alone, a large source takes hours to fail.
+        if self._unheard >= HOPELESS and self.tally.max_failure_ratio < 1:
+            raise self.tally.unheard(self._unheard)
 
 
 class _Accepted(Selection):

@@ -60,7 +60,7 @@ def try_out(task: Task, llm: LLM | None, source: Source, *, rows: int = 5, ask: 
     price = price_of(llm) if llm is not None else None
     if llm is not None and price is None:
         notes.append("No price is known for this model at this endpoint: set input_price and output_price on the connection.")
-    elif price is not None and price.output is None and asked and figures[3] is None:
+    elif price is not None and price.output is None and figures[2] is not None and figures[3] is None and asked:
         notes.append("Of this model only input_price is set: set output_price on the connection, too.")
     per_million = (price.input * 1e6, None if price.output is None else price.output * 1e6) if price else (None, None)
     return Preview(
@@ -201,7 +201,7 @@ def _figures(
         if len(asked) == 1:
             note = f"From the one row that was asked{cost}. With ask=2 or more, there is an interval."
         elif all(figure is None or figure.low is None for figure in figures):
-            note = f"From the {len(asked)} rows that were asked{cost}; they are all alike, so there is no interval."
+            note = f"From the {len(asked)} rows that were asked{cost}; no figure of theirs differs, so there is no interval."
         else:
             note = f"In brackets: the 95 % t-interval over the {len(asked)} rows that were asked{cost}."
         return figures, [note]

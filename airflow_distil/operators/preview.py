@@ -52,9 +52,9 @@ def _with_budget(found: Preview, operator: DistilOperator) -> Preview:
     cost = 0.0 if found.cost_usd is None else found.cost_usd.total
     notes = []
     if operator.max_cost_usd is not None and cost > operator.max_cost_usd:
-        notes.append(f"max_cost_usd={operator.max_cost_usd:g} stops it before all rows are done.")
+        notes.append(f"By this estimate, max_cost_usd={operator.max_cost_usd:g} stops it before all rows are done.")
     if operator.max_total_tokens is not None and sum(tokens) > operator.max_total_tokens:
-        notes.append(f"max_total_tokens={operator.max_total_tokens} stops it before all rows are done.")
+        notes.append(f"By this estimate, max_total_tokens={operator.max_total_tokens} stops it before all rows are done.")
     return _with_notes(found, *notes)
 
 

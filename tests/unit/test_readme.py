@@ -273,7 +273,7 @@ def test_figures_are_those_of_the_code():
     from airflow_distil.engine.ask import GRACE, UPLOAD_EVERY
     from airflow_distil.engine.asking import LONGEST_TOLD, PATIENCE, TRIES
     from airflow_distil.engine.facts import SEGMENT_BYTES
-    from airflow_distil.engine.progress import HOPELESS
+    from airflow_distil.engine.selection import HOPELESS
     from airflow_distil.operators import DistilOperator
     from airflow_distil.operators.attempt import LONGEST_WAIT
 

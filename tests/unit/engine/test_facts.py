@@ -358,9 +358,9 @@ class TestCompaction:
 
     def test_only_the_small_ones_are_repeated(self, begin, store, monkeypatch):
         """A large one would be read and written for nothing."""
-        monkeypatch.setattr(facts_module, "SMALL_BYTES", 1000)
+        monkeypatch.setattr(facts_module, "SMALL_BYTES", 4000)
         facts = begin(1)
-        write(facts, "large", said="x" * 1000)  # packed it is not larger than the others
+        write(facts, "large", said="x" * 4000)  # packed it is not larger than the others
         facts.flush()
         self.segments(begin, 6, number=2)
         [_, *small] = store.list("_distil/log/")

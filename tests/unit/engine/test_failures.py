@@ -16,6 +16,7 @@ from airflow_distil.engine import facts as facts_module
 from airflow_distil.engine import job as job_module
 from airflow_distil.engine.ask import BAD_SHOWN
 from airflow_distil.engine.asking import LONGEST_TOLD, TRIES
+from airflow_distil.engine.selection import HOPELESS
 from airflow_distil.exceptions import (
     BadRow,
     DestinationError,
@@ -159,6 +160,40 @@ class TestLog:
         lab.run(questions("a"), Model(lambda *_: next(passing)))
         said = [each.levelname for each in caplog.records if "nobody there" in each.getMessage()]
         assert said.count("WARNING") == 1
+
+
+class TestNobodyAnswers:
+    """A server that is not there: by the ratio alone, a million rows took twelve hours to fail."""
+
+    def test_is_said_after_fifty_rows(self, lab):
+        model = Model(lambda *_: Transient("connection refused"), max_concurrency=4)
+        with pytest.raises(TooManyFailures, match=f"None of the first {HOPELESS} rows .*connection refused") as caught:
+            lab.run(many(2000), model, max_failure_ratio=0.05)
+        assert not caught.value.final
+        assert len(set(model.asked)) < HOPELESS + 2 * ask_module.WINDOW_LEAST
+
+    def test_what_is_known_is_no_sign_of_life(self, lab):
+        """A retry found the answers of the first one, and took all night to find out that there would be no others."""
+        ending = Model(lambda prompt, _: Fatal("no such key") if prompt == "question 60" else prompt, max_concurrency=1)
+        with pytest.raises(Fatal):
+            lab.run(many(2000), ending)
+        with pytest.raises(TooManyFailures, match="None of the first"):
+            lab.run(many(2000), Model(lambda *_: Transient("reset"), max_concurrency=4), max_failure_ratio=0.05)
+
+    @pytest.mark.parametrize("said", ["an answer", BadRow("too long")])
+    def test_one_reply_and_the_ratio_decides(self, lab, said):
+        model = Model(lambda prompt, _: said if prompt == "question 10" else Transient("reset"), max_concurrency=4)
+        with pytest.raises(TooManyFailures, match=r"of 1500 rows are more than max_failure_ratio=0\.05"):
+            lab.run(many(1500), model, max_failure_ratio=0.05)
+
+    def test_samples_of_one_row_are_one(self, lab):
+        """One call for 64 samples was lost, and the run was stopped."""
+        model = Model(lambda prompt, _: Transient("reset") if prompt == "question 0" else prompt, max_concurrency=4)
+        rows = lab.run(many(100), model, TextGeneration(num_generations=64), max_failure_ratio=0.05)
+        assert sum(row["distil_status"] == "failed" for row in rows) == 64
+
+    def test_who_takes_everything_gets_it(self, lab):
+        assert len(lab.run(many(100), Model(lambda *_: Transient("reset")), max_failure_ratio=1.0)) == 100
 
 
 class TestTransient:

@@ -174,7 +174,7 @@ class TestAnswers:
         assert (found.calls.total, found.input_tokens.total, found.output_tokens.total) == (20, 200, 40)
         assert found.cost_usd == Estimate(240)
         assert "cost:          about $240" in repr(found)
-        assert "they are all alike" in repr(found)
+        assert "no figure of theirs differs" in repr(found)
 
     def test_samples_that_share_a_call_are_one_call(self):
         """With n=4, the preview said four times as many calls as the run made."""

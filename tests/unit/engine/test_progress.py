@@ -13,7 +13,7 @@ from airflow_distil.engine import progress as progress_module
 from airflow_distil.engine.asking import Asker
 from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
-from airflow_distil.engine.progress import HOPELESS, Progress, Tally
+from airflow_distil.engine.progress import Progress, Tally
 from airflow_distil.exceptions import TooManyFailures
 from tests.unit.engine.lab import Model
 
@@ -34,38 +34,6 @@ def test_it_raises_exactly_when_the_ratio_is_broken(fates, ratio):
     failures = sum(status in {"failed", "unparsed"} for status in fates)
     assert raised == (failures > ratio * (len(fates) - fates.count("skipped")))
     assert tally.done == len(fates)
-
-
-class TestNobodyAnswers:
-    """A server that is not there: by the ratio alone, a million rows took twelve hours to fail."""
-
-    def fail(self, tally, rows, **options):
-        for ordinal in range(tally.done, tally.done + rows):
-            tally.add(ordinal, "failed", "connection refused", **options)
-
-    def test_is_said_after_fifty_rows(self):
-        tally = Tally(1_000_000, 0.05)
-        self.fail(tally, HOPELESS - 1, transient=True)
-        tally.add(HOPELESS - 1, "skipped")
-        with pytest.raises(
-            TooManyFailures, match=f"None of the first {HOPELESS} rows was answered.*connection refused"
-        ) as caught:
-            self.fail(tally, 1, transient=True)
-        assert not caught.value.final
-
-    @pytest.mark.parametrize("status", ["ok", "unparsed"])
-    def test_one_answer_and_the_ratio_decides(self, status):
-        tally = Tally(10_000, 0.05)
-        tally.add(0, status, "no score")
-        self.fail(tally, 400, transient=True)
-
-    def test_refusals_are_answers(self):
-        tally = Tally(10_000, 0.05)
-        self.fail(tally, 400)
-
-    def test_who_takes_everything_gets_it(self):
-        tally = Tally(10_000, 1.0)
-        self.fail(tally, 10_000, transient=True)
 
 
 def test_message_names_the_commonest_reasons_with_rows():

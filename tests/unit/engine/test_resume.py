@@ -317,6 +317,17 @@ class TestDrift:
             lab.job(many(30), model, Changing()).run()
         assert model.calls == 0
 
+    def test_what_is_added_at_the_end_is_shown(self, lab):
+        """Of a long prompt, both beginnings were shown, which were the same."""
+
+        class Longer(TextGeneration):
+            def format_input(self, input):
+                return [user("x" * 1000 + next(suffixes))]
+
+        suffixes = iter(["", *map(str, range(1000, 2000))])
+        with pytest.raises(TaskDefinitionError, match=r"x1\d\d\d"):
+            lab.job(many(1), Model(max_concurrency=4), Longer()).run()
+
     def test_row_that_drifts_later_has_the_answer_to_what_was_asked(self, lab):
         """It is told once, from the prompt that was sent; what another prompt would have been given is in no dataset."""
         times = itertools.count()

@@ -122,8 +122,8 @@ class TestOperator:
             little = preview(text(llm_conn_id="priced", max_cost_usd=1e-9, max_total_tokens=10), ask=2)
             enough = preview(text(llm_conn_id="priced", max_cost_usd=9.0, max_total_tokens=100_000), ask=2)
         assert little.notes[-2:] == (
-            "max_cost_usd=1e-09 stops it before all rows are done.",
-            "max_total_tokens=10 stops it before all rows are done.",
+            "By this estimate, max_cost_usd=1e-09 stops it before all rows are done.",
+            "By this estimate, max_total_tokens=10 stops it before all rows are done.",
         )
         assert not any("stops it" in note for note in enough.notes)
 
