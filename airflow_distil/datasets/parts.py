@@ -34,7 +34,7 @@ class PartWriter:
     :param folder: this attempt's folder under it, e.g. `data/000001-0123456789abcdef`.
     :param local: folder for the part that is being written.
     :param schema: schema of all batches.
-    :param before_upload: called before each part is put, in the thread that packs; what it raises, `write` or `finish` does.
+    :param before_upload: called before each part is put, in the thread that packs; `write` or `finish` raises what it raises.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class PartWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         """Append a batch.
 
-        :raises OSError: if the disk is full or the store fails; as what else is raised, perhaps one group late.
+        All that is raised may be about the group before.
+
+        :raises OSError: if the disk is full or the store fails.
         :raises DestinationError: if the place of a part is taken.
         """
         self._waiting.append(batch)

@@ -49,7 +49,7 @@ from airflow_distil.exceptions import (
 )
 from airflow_distil.llms.prices import cost_of
 
-__all__ = ["AskPass"]
+__all__ = ["AskPass", "window"]
 
 log = logging.getLogger(__name__)
 
@@ -457,8 +457,7 @@ class AskPass:
         # Most rows of a replay find it empty; looking at the limits would be a good part of what they take.
         if not self._open or self._halted.is_set():
             return False
-        window = max(WINDOW_LEAST, WINDOW_PER_LIMIT * self.progress.asker.limiter.limit)
-        return not self.selection.has_room(window - least_free + 1)
+        return not self.selection.has_room(window(self.progress.asker.limiter.limit) - least_free + 1)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._open.discard(task)
@@ -484,6 +483,11 @@ class AskPass:
             halted.cancel()
         if self._open:
             await asyncio.wait(self._open, timeout=GRACE)
+
+
+def window(limit: int) -> int:
+    """Return how many rows are begun at most, where so many requests may be in flight."""
+    return max(WINDOW_LEAST, WINDOW_PER_LIMIT * limit)
 
 
 def _arrive(reading: asyncio.Future[pa.RecordBatch], batch: pa.RecordBatch, failure: Exception | None) -> None:

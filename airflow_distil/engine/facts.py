@@ -112,7 +112,8 @@ class Facts:
                 continue
             before = self._copied.size
             count += self._take(name, data, uploaded)[0]
-            if self._copied.size - before < SMALL_BYTES and len(data) < SMALL_BYTES:  # else most of it is left out
+            # Both: of what others wrote much may be left out, and it is read whole when it is compacted.
+            if self._copied.size - before < SMALL_BYTES and len(data) < SMALL_BYTES:
                 small.append(name)
         if gone:
             # Upkeep has removed them since, as a compaction that we did not know of repeats them.
@@ -132,8 +133,7 @@ class Facts:
         :param ordinal: the row that asks; if the openings have the fact for it, that is found at once.
         """
         best = None
-        name, place = self._opening(ordinal, sample)
-        if place and name == key[:_NAME]:
+        if place := self._opened_at(key, ordinal, sample):
             opening = self._at(place)
             if opening.key == key and (opening.ask == self._ask or not own):
                 best = opening
@@ -149,8 +149,7 @@ class Facts:
 
     def opens(self, key: bytes, ordinal: int, sample: int) -> bool:
         """Tell, by the beginning of its key, if the openings have this as the first request of this row and sample."""
-        name, place = self._opening(ordinal, sample)
-        return bool(place) and name == key[:_NAME]
+        return self._opened_at(key, ordinal, sample) > 0
 
     def first(self, ordinal: int, sample: int) -> Fact | None:
         """Return the first request of this row and sample that the same work logged, whatever it asked."""
@@ -313,6 +312,11 @@ class Facts:
             return b"", 0
         name, place = self._openings[ordinal * self._samples + sample]
         return name, place
+
+    def _opened_at(self, key: bytes, ordinal: int, sample: int) -> int:
+        """Return the place of the opening of this row and sample, if it begins as the key does."""
+        name, place = self._opening(ordinal, sample)
+        return place if name == key[:_NAME] else 0
 
     def _at(self, place: int) -> Fact:
         file = self._scratch if place & _OWN_FILE else self._copied

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_distil.conversation import Allowance, Answer, Chat, Quota, Request, Usage, user
-from airflow_distil.engine.ask import WINDOW_LEAST, WINDOW_PER_LIMIT
+from airflow_distil.engine.ask import window
 from airflow_distil.engine.asking import Asker
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.exceptions import RateLimited, Transient
@@ -229,7 +229,7 @@ def ours(ceiling: int | None = None, rpm: float | None = None, tpm: float | None
 
         try:
             while True:
-                while len(open_rows) < max(WINDOW_LEAST, WINDOW_PER_LIMIT * limiter.limit):
+                while len(open_rows) < window(limiter.limit):
                     row = asyncio.create_task(asker.ask(Chat([user("")]), 1, permit))
                     open_rows.add(row)
                     row.add_done_callback(ended)
