@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from airflow_distil.conversation import LLM, Answer, Request
+from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.exceptions import QuotaExceeded, RateLimited, Transient, one_line
 
-__all__ = ["Asker"]
+__all__ = ["Asker", "OutOfBudget"]
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +28,20 @@ PATIENCE = 900.0
 LONGEST_TOLD = 300.0
 
 
+class OutOfBudget(Exception):
+    """Nothing more fits into what may be paid, and nothing is in flight that could leave some of it over."""
+
+
 @dataclass(slots=True)
 class Asker:
-    """Asks, waits and retries. The place in flight is given back while it waits. `problems` counts retries by their reason."""
+    """Asks, waits and retries. Its place in flight and in the budget is given back while it waits.
+
+    `problems` counts retries by their reason.
+    """
 
     llm: LLM
     limiter: Limiter
+    budget: Budget
     calls: int = field(init=False, default=0)
     problems: Counter[str] = field(init=False, default_factory=Counter)
     _answered_at: float = field(init=False, default=float("-inf"))
@@ -50,18 +59,15 @@ class Asker:
         :raises Transient: if all tries failed in passing ways, `RateLimited` if only patience ran out.
         :raises QuotaExceeded: if the endpoint says to come back much later, or refuses everybody for a long time.
         :raises Fatal: if no request can succeed.
+        :raises OutOfBudget: if it may not be paid for.
         """
         began = self.limiter.clock()
         tried = 0
         while True:
             lease = self.limiter.try_acquire() or await self.limiter.acquire()
+            tried += 1
             try:
-                await permit()
-                tried += 1
-                self.calls += 1
-                answers = await self.llm.answer(request, n)
-                if not answers:
-                    raise Transient("the model gave no answer")
+                answers = await self._send(request, n, permit)
             except RateLimited as error:
                 self.limiter.limited(lease, error.retry_after, error.allowance)
                 wait = self._wait(error, tried)
@@ -91,6 +97,23 @@ class Asker:
             level = logging.WARNING if self.problems[kind] == 1 else logging.DEBUG
             log.log(level, "Asking again in %.1f s: %s", wait, one_line(problem))
             await asyncio.sleep(wait)
+
+    async def _send(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> list[Answer]:
+        """Send a request once, which has its place in flight."""
+        # Not let through before: who then waited for a place would leave at the price of long ago.
+        admitted = self.budget.limited and await self.budget.admit(n, request)
+        try:
+            await permit()
+            if self.budget.limited and not admitted:
+                raise OutOfBudget
+            self.calls += 1
+            answers = await self.llm.answer(request, n)
+        finally:
+            if admitted:
+                self.budget.release(n)
+        if not answers:
+            raise Transient("the model gave no answer")
+        return answers
 
     def _wait(self, error: RateLimited | Transient, tried: int) -> float:
         if (error.retry_after or 0) > LONGEST_TOLD:

@@ -10,6 +10,7 @@ import pytest
 from airflow_distil.conversation import Allowance, Answer, Chat, Quota, user
 from airflow_distil.engine import asking
 from airflow_distil.engine.asking import LONGEST_TOLD, PATIENCE, TRIES, Asker
+from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.exceptions import BadRow, Fatal, QuotaExceeded, RateLimited, Transient
 from tests.unit.engine.lab import Model
@@ -19,6 +20,10 @@ REQUEST = Chat([user("q")])
 
 async def permit() -> None:
     pass
+
+
+def asker_of(model: Model, limiter: Limiter | None = None) -> Asker:
+    return Asker(model, limiter or Limiter(), Budget(model))
 
 
 class Calm(Limiter):
@@ -51,7 +56,7 @@ def waits(monkeypatch):
 
 def ask(say, n: int = 1):
     model = Model(say)
-    asker = Asker(model, Calm())
+    asker = asker_of(model, Calm())
     result = asyncio.run(asker.ask(REQUEST, n, permit))
     return asker, model, result
 
@@ -118,7 +123,7 @@ def test_patience_ends(waits):
 
 def test_patience_of_one_ends_while_others_are_answered(waits):
     """One request that had bad luck must cost its row, not the attempt."""
-    asker = Asker(Model(lambda prompt, _: RateLimited("busy", 60.0) if prompt == "q" else prompt), Calm())
+    asker = asker_of(Model(lambda prompt, _: RateLimited("busy", 60.0) if prompt == "q" else prompt), Calm())
 
     async def answer_another() -> None:
         if PATIENCE / 2 < sum(waits) < PATIENCE / 2 + 61:
@@ -142,7 +147,7 @@ def test_longer_than_is_waited_is_raised_at_once(waits, kind):
 def test_other_errors_are_not_retried(waits, error):
     """They would be paid, or refused, seven times."""
     model = Model(lambda *_: error)
-    asker = Asker(model, Limiter())
+    asker = asker_of(model)
     with pytest.raises(type(error)):
         asyncio.run(asker.ask(REQUEST, 1, permit))
     assert model.calls == 1
@@ -159,7 +164,7 @@ def test_permission_is_asked_before_each_try(waits):
             raise KeyError("no more")
 
     model = Model(failing(Transient("502"), 3))
-    asker = Asker(model, Limiter())
+    asker = asker_of(model)
     with pytest.raises(KeyError):
         asyncio.run(asker.ask(REQUEST, 1, permit_once))
     assert model.calls == 1
@@ -168,7 +173,7 @@ def test_permission_is_asked_before_each_try(waits):
 
 def test_place_is_free_while_it_waits(monkeypatch):
     """With the place held, ten failing rows stop a run of limit ten."""
-    asker = Asker(Model(failing(Transient("502"), 1)), Limiter())
+    asker = asker_of(Model(failing(Transient("502"), 1)))
     during = []
 
     sleep = asyncio.sleep
@@ -189,7 +194,7 @@ def test_cancelled_call_gives_its_place_back():
     """A stop in the middle of a call."""
 
     async def go():
-        asker = Asker(Model(lambda *_: asyncio.sleep(60)), Limiter())
+        asker = asker_of(Model(lambda *_: asyncio.sleep(60)))
         task = asyncio.create_task(asker.ask(REQUEST, 1, permit))
         await asyncio.sleep(0.01)
         task.cancel()
@@ -216,5 +221,5 @@ def test_what_the_endpoint_says_reaches_the_limiter():
     error = RateLimited("busy", 0.0)
     error.allowance = refusal
     said = iter([error, Answer(text="a", allowance=answer)])
-    asyncio.run(Asker(Model(lambda *_: next(said)), Listening()).ask(REQUEST, 1, permit))
+    asyncio.run(asker_of(Model(lambda *_: next(said)), Listening()).ask(REQUEST, 1, permit))
     assert heard == [refusal, answer]

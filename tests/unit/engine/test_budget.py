@@ -188,6 +188,13 @@ class TestOvershoot:
         before = int(costs[max(0, len(model.asked) - 1 - model.peak)])
         assert spent < limit + max(dearest, model.peak * (dearest - before))
 
+    def test_counts_what_leaves_at_the_price_of_that_moment(self, lab):
+        """Rows that waited for a place in flight had been let through when answers were cheap, and left when they were not."""
+        model = Uneven(max_concurrency=4)
+        with pytest.raises(BudgetExceeded):
+            lab.job(questions(*["1"] * 20, *["1000"] * 200), model, max_cost_usd=2000.0).run()
+        assert sum(map(int, model.asked)) <= 2000 + 4 * 1000
+
     def test_of_an_unknown_beginning_is_a_few_calls(self, lab):
         """Before the first answer nobody knows what one costs; the whole window was sent to find out."""
         model = Held(answered=0, max_concurrency=100)
