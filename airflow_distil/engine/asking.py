@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from math import inf
 
 from airflow_distil.conversation import LLM, Answer, Request
 from airflow_distil.engine.budget import Budget
@@ -44,7 +45,7 @@ class Asker:
     budget: Budget
     calls: int = field(init=False, default=0)
     problems: Counter[str] = field(init=False, default_factory=Counter)
-    _answered_at: float = field(init=False, default=float("-inf"))
+    _answered_at: float = field(init=False, default=-inf)
 
     @property
     def retries(self) -> int:
@@ -61,7 +62,7 @@ class Asker:
         :raises Fatal: if no request can succeed.
         :raises OutOfBudget: if it may not be paid for.
         """
-        began = self.limiter.clock()
+        refused_at = inf
         tried = 0
         while True:
             lease = self.limiter.try_acquire() or await self.limiter.acquire()
@@ -71,8 +72,10 @@ class Asker:
             except RateLimited as error:
                 self.limiter.limited(lease, error.retry_after, error.allowance)
                 wait = self._wait(error, tried)
-                if self.limiter.clock() - began + wait > PATIENCE:
-                    if self._answered_at < began:
+                # From its first refusal: what it waited before, for its place or for room in the budget, is not the endpoint's.
+                refused_at = min(refused_at, self.limiter.clock())
+                if self.limiter.clock() - refused_at + wait > PATIENCE:
+                    if self._answered_at < refused_at:
                         raise QuotaExceeded(
                             f"The endpoint has refused every request for {PATIENCE / 60:.0f} minutes: {error}", final=False
                         ) from error

@@ -133,6 +133,18 @@ def test_patience_of_one_ends_while_others_are_answered(waits):
         asyncio.run(asker.ask(REQUEST, 1, answer_another))
 
 
+def test_patience_begins_with_the_first_refusal(waits):
+    """A row that had waited long for its place, or for room in a budget, was lost by its first 429."""
+
+    async def long_ago() -> None:
+        if not waits:
+            waits.append(PATIENCE + 1)
+
+    asker = asker_of(Model(failing(RateLimited("busy", 60.0), 1)), Calm())
+    _, tried = asyncio.run(asker.ask(REQUEST, 1, long_ago))
+    assert tried == 2
+
+
 @pytest.mark.parametrize("kind", [RateLimited, Transient])
 def test_longer_than_is_waited_is_raised_at_once(waits, kind):
     """'Come back in an hour' is for the next attempt."""
