@@ -12,7 +12,7 @@ from math import inf
 
 from airflow_distil.conversation import LLM, Answer, Request
 from airflow_distil.engine.budget import Budget
-from airflow_distil.engine.limits import Limiter
+from airflow_distil.engine.limits import Lease, Limiter
 from airflow_distil.exceptions import QuotaExceeded, RateLimited, Transient, one_line
 
 __all__ = ["Asker", "OutOfBudget"]
@@ -65,14 +65,14 @@ class Asker:
         refused_at = inf
         tried = 0
         while True:
-            lease = self.limiter.try_acquire() or await self.limiter.acquire()
+            lease = await self._lease(request, n)
             tried += 1
             try:
                 answers = await self._send(request, n, permit)
             except RateLimited as error:
                 self.limiter.limited(lease, error.retry_after, error.allowance)
                 wait = self._wait(error, tried)
-                # From its first refusal: what it waited before, for its place or for room in the budget, is not the endpoint's.
+                # From its first refusal: what it waited before, for a place or for room in the budget, was its own matter.
                 refused_at = min(refused_at, self.limiter.clock())
                 if self.limiter.clock() - refused_at + wait > PATIENCE:
                     if self._answered_at < refused_at:
@@ -101,18 +101,32 @@ class Asker:
             log.log(level, "Asking again in %.1f s: %s", wait, one_line(problem))
             await asyncio.sleep(wait)
 
+    async def _lease(self, request: Request, n: int) -> Lease:
+        """Take a place in flight and, where there is a limit, a share of the budget."""
+        if not self.budget.limited:
+            return self.limiter.try_acquire() or await self.limiter.acquire()
+        while await self.budget.admit(n, request):
+            fits = False
+            try:
+                lease = self.limiter.try_acquire() or await self.limiter.acquire()
+                # Once more: while it waited for its place, answers may have become dearer.
+                fits = self.budget.fits(n)
+                if fits:
+                    return lease
+                self.limiter.released()
+            finally:
+                if not fits:
+                    self.budget.release(n)
+        raise OutOfBudget
+
     async def _send(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> list[Answer]:
-        """Send a request once, which has its place in flight."""
-        # Not let through before: who then waited for a place would leave at the price of long ago.
-        admitted = self.budget.limited and await self.budget.admit(n, request)
+        """Send a request once that has its place and its share."""
         try:
             await permit()
-            if self.budget.limited and not admitted:
-                raise OutOfBudget
             self.calls += 1
             answers = await self.llm.answer(request, n)
         finally:
-            if admitted:
+            if self.budget.limited:
                 self.budget.release(n)
         if not answers:
             raise Transient("the model gave no answer")

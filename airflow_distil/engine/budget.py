@@ -179,7 +179,7 @@ class Budget:
         self._check_price(request)
         while not self._closed:
             self._check_counts()
-            if all(meter.has_room(self._in_flight, answers) for meter in (self._dollars, self._tokens)):
+            if self._has_room(answers, self._in_flight):
                 self._in_flight += answers
                 return True
             if not self._in_flight:
@@ -187,6 +187,10 @@ class Budget:
             self._moved.clear()
             await self._moved.wait()
         return False
+
+    def fits(self, answers: int) -> bool:
+        """Tell whether there still is room for a request that was let through, at what answers cost by now."""
+        return self._has_room(answers, self._in_flight - answers)
 
     def release(self, answers: int) -> None:
         """Note that a request is in flight no more."""
@@ -231,6 +235,9 @@ class Budget:
         cost = "" if paid.unpriced else f" and {dollars(paid.cost_usd)}"
         unknown = f"; {paid.uncounted:,} of them without a count" if paid.uncounted else ""
         return f"{paid.input_tokens:,} + {paid.output_tokens:,} tokens{cost} for {paid.answers:,} answers{unknown}"
+
+    def _has_room(self, answers: int, in_flight: int) -> bool:
+        return all(meter.has_room(in_flight, answers) for meter in (self._dollars, self._tokens))
 
     def _is_new(self, fact: Fact) -> bool:
         piece, bit = divmod(fact.number, BITS)

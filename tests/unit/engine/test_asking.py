@@ -216,6 +216,26 @@ def test_cancelled_call_gives_its_place_back():
     asyncio.run(go())
 
 
+def test_cancelled_wait_for_a_place_gives_its_share_of_the_budget_back():
+    """What was never sent counted as in flight for ever."""
+
+    async def go():
+        model = Model(lambda *_: asyncio.sleep(60))
+        budget = Budget(model, max_total_tokens=1000)
+        asker = Asker(model, Limiter(1), budget)
+        sent, waiting = (asyncio.create_task(asker.ask(REQUEST, 1, permit)) for _ in range(2))
+        await asyncio.sleep(0.01)
+        assert budget._in_flight == 2
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert budget._in_flight == 1
+        sent.cancel()
+        await asyncio.gather(sent, return_exceptions=True)
+        assert budget._in_flight == 0
+
+    asyncio.run(go())
+
+
 def test_what_the_endpoint_says_reaches_the_limiter():
     """Headers were read and then forgotten on the way, with the answer or with the refusal."""
     refusal, answer = Allowance(Quota(60, 0, 30.0)), Allowance(Quota(600, 300, 30.0))

@@ -124,6 +124,22 @@ class TestStop:
         assert isinstance(running.error, Stopped)
         assert len(model.asked) == len(lab.facts()) < 10
 
+    def test_who_waits_for_room_holds_no_place_in_flight(self, lab):
+        """Places were taken first: those who then waited for money left in the middle of the next cool-down."""
+        noted = []
+
+        def say(prompt, _):
+            answered = model.calls - model.in_flight
+            noted.append(answered + job.progress.asker.limiter.in_flight)
+            return prompt
+
+        model = Model(say, max_concurrency=16)
+        job = lab.job(many(60), model, max_total_tokens=20 * EACH)
+        with pytest.raises(BudgetExceeded):
+            job.run()
+        assert model.peak > 4
+        assert max(noted) <= 20
+
     def test_a_fatal_error_is_not_taken_for_the_budget(self, lab):
         """A wrong key was reported as a budget that is used up."""
         model = priced(lambda prompt, _: Fatal("wrong key") if prompt == "question 5" else prompt)
