@@ -22,13 +22,12 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from airflow_distil.conversation import LLM, Answer, Row
+from airflow_distil.conversation import LLM, Answer, Request, Row
 from airflow_distil.datasets.commit import Commit
 from airflow_distil.datasets.log import Fact, Kind
 from airflow_distil.datasets.memory import give_back
 from airflow_distil.datasets.readers import without_surrogates
 from airflow_distil.datasets.source import rows_of
-from airflow_distil.engine.asking import OutOfBudget
 from airflow_distil.engine.dialogue import Dialogue, Outcome, Speech, Turn, check_body
 from airflow_distil.engine.drift import check_logged, check_rendering, kept_prompt
 from airflow_distil.engine.facts import SEGMENT_BYTES, Facts
@@ -86,6 +85,14 @@ class _Halted(Exception):
     """Nothing may be sent any more."""
 
 
+class _Dearer(Exception):
+    """While a request waited for its place in flight, answers became dearer, and it does not fit into the budget any more."""
+
+
+class _OutOfBudget(Exception):
+    """There is no room for another request, and none in flight that could make some."""
+
+
 @dataclass(slots=True)
 class _Row:
     ordinal: int
@@ -132,7 +139,7 @@ class AskPass:
         # before anybody else uploads.
         with ThreadPoolExecutor(1, "airflow-distil-upload") as uploader:
             await self._ask_all(uploader)
-        if isinstance(self._failure, OutOfBudget):
+        if isinstance(self._failure, _OutOfBudget):
             # Now, when the rows that its last answers finished are counted.
             raise self.progress.budget.exceeded(self.progress.tally.done, self.progress.tally.total)
         if self._failure is not None:
@@ -305,7 +312,7 @@ class AskPass:
         request = askers[0][1].request
         began = time.monotonic()
         try:
-            answers, tried = await self.progress.asker.ask(request, len(askers), self._permit)
+            answers, tried = await self._answers(request, len(askers))
         except BadRow as error:
             if len(askers) > 1 and not error.usages:
                 # Some endpoints refuse `n` as they would a bad row; if one at a time works, that is what they meant.
@@ -327,6 +334,27 @@ class AskPass:
             if unserved:
                 self._honours_n = False
                 await _all(self._ask([asker]) for asker in unserved)
+
+    async def _answers(self, request: Request, count: int) -> tuple[list[Answer], int]:
+        budget = self.progress.budget
+        if not budget.limited:
+            return await self.progress.asker.ask(request, count, self._permit)
+
+        async def permit() -> None:
+            await self._permit()
+            if not budget.fits(count):
+                raise _Dearer
+
+        while await budget.admit(count, request):
+            try:
+                return await self.progress.asker.ask(request, count, permit)
+            except _Dearer:
+                continue
+            finally:
+                budget.release(count)
+        if self._halted.is_set():
+            raise _Halted
+        raise _OutOfBudget
 
     def _paid(self, answer: Answer, sharing: int) -> dict[str, Any]:
         """Return what an answer cost, as its fact says it, and count it."""

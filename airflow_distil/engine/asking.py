@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from math import inf
 
 from airflow_distil.conversation import LLM, Answer, Request
-from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Lease, Limiter
 from airflow_distil.exceptions import QuotaExceeded, RateLimited, Transient, one_line
 
-__all__ = ["Asker", "OutOfBudget"]
+__all__ = ["Asker"]
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +28,12 @@ PATIENCE = 900.0
 LONGEST_TOLD = 300.0
 
 
-class OutOfBudget(Exception):
-    """Nothing more fits into what may be paid, and nothing is in flight that could leave some of it over."""
-
-
 @dataclass(slots=True)
 class Asker:
-    """Asks, waits and retries. Its place in flight and in the budget is given back while it waits.
-
-    `problems` counts retries by their reason.
-    """
+    """Asks, waits and retries. The place in flight is given back while it waits. `problems` counts retries by their reason."""
 
     llm: LLM
     limiter: Limiter
-    budget: Budget
     calls: int = field(init=False, default=0)
     problems: Counter[str] = field(init=False, default_factory=Counter)
     _answered_at: float = field(init=False, default=-inf)
@@ -55,24 +46,26 @@ class Asker:
     async def ask(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> tuple[list[Answer], int]:
         """Return at most `n` answers, at least one, and how many times it was tried.
 
-        :param permit: awaited before each request is sent; raises if nothing may be sent any more.
+        :param permit: awaited before each request is sent, when it has its place in flight; raises if it may not be sent.
         :raises BadRow: if the endpoint refuses this request for good.
         :raises Transient: if all tries failed in passing ways, `RateLimited` if only patience ran out.
         :raises QuotaExceeded: if the endpoint says to come back much later, or refuses everybody for a long time.
         :raises Fatal: if no request can succeed.
-        :raises OutOfBudget: if it may not be paid for.
         """
         refused_at = inf
         tried = 0
         while True:
-            lease = await self._lease(request, n)
+            lease = await self._lease(permit)
             tried += 1
             try:
-                answers = await self._send(request, n, permit)
+                self.calls += 1
+                answers = await self.llm.answer(request, n)
+                if not answers:
+                    raise Transient("the model gave no answer")
             except RateLimited as error:
                 self.limiter.limited(lease, error.retry_after, error.allowance)
                 wait = self._wait(error, tried)
-                # From its first refusal: what it waited before, for a place or for room in the budget, was its own matter.
+                # From its first refusal: that it waited for a place before is not the endpoint's doing.
                 refused_at = min(refused_at, self.limiter.clock())
                 if self.limiter.clock() - refused_at + wait > PATIENCE:
                     if self._answered_at < refused_at:
@@ -101,36 +94,14 @@ class Asker:
             log.log(level, "Asking again in %.1f s: %s", wait, one_line(problem))
             await asyncio.sleep(wait)
 
-    async def _lease(self, request: Request, n: int) -> Lease:
-        """Take a place in flight and, where there is a limit, a share of the budget."""
-        if not self.budget.limited:
-            return self.limiter.try_acquire() or await self.limiter.acquire()
-        while await self.budget.admit(n, request):
-            fits = False
-            try:
-                lease = self.limiter.try_acquire() or await self.limiter.acquire()
-                # Once more: while it waited for its place, answers may have become dearer.
-                fits = self.budget.fits(n)
-                if fits:
-                    return lease
-                self.limiter.released()
-            finally:
-                if not fits:
-                    self.budget.release(n)
-        raise OutOfBudget
-
-    async def _send(self, request: Request, n: int, permit: Callable[[], Awaitable[None]]) -> list[Answer]:
-        """Send a request once that has its place and its share."""
+    async def _lease(self, permit: Callable[[], Awaitable[None]]) -> Lease:
+        lease = self.limiter.try_acquire() or await self.limiter.acquire()
         try:
             await permit()
-            self.calls += 1
-            answers = await self.llm.answer(request, n)
-        finally:
-            if self.budget.limited:
-                self.budget.release(n)
-        if not answers:
-            raise Transient("the model gave no answer")
-        return answers
+        except BaseException:
+            self.limiter.unused()
+            raise
+        return lease
 
     def _wait(self, error: RateLimited | Transient, tried: int) -> float:
         if (error.retry_after or 0) > LONGEST_TOLD:

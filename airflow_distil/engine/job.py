@@ -105,8 +105,8 @@ class Job:
         if ceiling is None and isinstance(self.task, GenerateEmbeddings):
             ceiling = TEXTS_IN_FLIGHT
         limiter = Limiter(ceiling, self.llm.requests_per_minute, self.llm.tokens_per_minute)
-        budget = Budget(self.llm, self.max_cost_usd, self.max_total_tokens)
-        self.progress = Progress(self._tally(), Asker(self.llm, limiter, budget))
+        asker = Asker(self.llm, limiter)
+        self.progress = Progress(self._tally(), asker, Budget(self.llm, self.max_cost_usd, self.max_total_tokens))
 
     def run(
         self,

@@ -209,6 +209,14 @@ class Limiter:
         """Give a lease back of which nothing can be said: the endpoint refused the row, or nobody waits for it any more."""
         self._leave()
 
+    def unused(self) -> None:
+        """Give a lease back that nothing was sent under; what it took of the pace goes back with it."""
+        if self._requests is not None:
+            self._requests.correct(-1.0)
+        if self._tokens is not None:
+            self._tokens.correct(-self._tokens_each)
+        self._leave()
+
     def _heed(self, allowance: Allowance, now: float) -> None:
         if self._told is None:
             log.info("What the endpoint says about its limits: %s", allowance)

@@ -158,13 +158,15 @@ def _kind(reason: str) -> str:
 class Progress:
     """Where a run stands.
 
-    :param asker: knows calls, limits and the budget.
+    :param asker: knows calls and limits.
+    :param budget: knows tokens and dollars.
     :param replayed: output rows that needed no call.
     :param written: output rows that are in the new edition.
     """
 
     tally: Tally
     asker: Asker
+    budget: Budget
     phase: str = "asking"
     replayed: int = 0
     written: int = 0
@@ -172,11 +174,6 @@ class Progress:
     _phase_began: float = field(default_factory=time.monotonic)
     _samples: list[list[float]] = field(default_factory=list)
     _sample_every: float = SAMPLE_EVERY
-
-    @property
-    def budget(self) -> Budget:
-        """What was paid, and may be."""
-        return self.asker.budget
 
     def begin(self, phase: str) -> None:
         """Begin another phase."""

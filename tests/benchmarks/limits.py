@@ -17,7 +17,6 @@ from typing import Any
 from airflow_distil.conversation import Allowance, Answer, Chat, Quota, Request, Usage, user
 from airflow_distil.engine.ask import window
 from airflow_distil.engine.asking import Asker
-from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.exceptions import RateLimited, Transient
 from tests.virtual_time import in_virtual_time, now
@@ -215,8 +214,7 @@ def ours(ceiling: int | None = None, rpm: float | None = None, tpm: float | None
 
     async def run(provider: Provider) -> None:
         limiter = Limiter(ceiling, rpm, tpm, clock=now)
-        llm: Any = _LLM(provider)
-        asker = Asker(llm, limiter, Budget(llm))
+        asker = Asker(_LLM(provider), limiter)  # type: ignore[arg-type]
         open_rows: set[asyncio.Task[Any]] = set()
         moved = asyncio.Event()
 

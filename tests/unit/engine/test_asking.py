@@ -10,7 +10,6 @@ import pytest
 from airflow_distil.conversation import Allowance, Answer, Chat, Quota, user
 from airflow_distil.engine import asking
 from airflow_distil.engine.asking import LONGEST_TOLD, PATIENCE, TRIES, Asker
-from airflow_distil.engine.budget import Budget
 from airflow_distil.engine.limits import Limiter
 from airflow_distil.exceptions import BadRow, Fatal, QuotaExceeded, RateLimited, Transient
 from tests.unit.engine.lab import Model
@@ -20,10 +19,6 @@ REQUEST = Chat([user("q")])
 
 async def permit() -> None:
     pass
-
-
-def asker_of(model: Model, limiter: Limiter | None = None) -> Asker:
-    return Asker(model, limiter or Limiter(), Budget(model))
 
 
 class Calm(Limiter):
@@ -56,7 +51,7 @@ def waits(monkeypatch):
 
 def ask(say, n: int = 1):
     model = Model(say)
-    asker = asker_of(model, Calm())
+    asker = Asker(model, Calm())
     result = asyncio.run(asker.ask(REQUEST, n, permit))
     return asker, model, result
 
@@ -123,7 +118,7 @@ def test_patience_ends(waits):
 
 def test_patience_of_one_ends_while_others_are_answered(waits):
     """One request that had bad luck must cost its row, not the attempt."""
-    asker = asker_of(Model(lambda prompt, _: RateLimited("busy", 60.0) if prompt == "q" else prompt), Calm())
+    asker = Asker(Model(lambda prompt, _: RateLimited("busy", 60.0) if prompt == "q" else prompt), Calm())
 
     async def answer_another() -> None:
         if PATIENCE / 2 < sum(waits) < PATIENCE / 2 + 61:
@@ -134,13 +129,13 @@ def test_patience_of_one_ends_while_others_are_answered(waits):
 
 
 def test_patience_begins_with_the_first_refusal(waits):
-    """A row that had waited long for its place, or for room in a budget, was lost by its first 429."""
+    """A row that had waited long for its place was lost by its first 429."""
 
     async def long_ago() -> None:
         if not waits:
             waits.append(PATIENCE + 1)
 
-    asker = asker_of(Model(failing(RateLimited("busy", 60.0), 1)), Calm())
+    asker = Asker(Model(failing(RateLimited("busy", 60.0), 1)), Calm())
     _, tried = asyncio.run(asker.ask(REQUEST, 1, long_ago))
     assert tried == 2
 
@@ -159,7 +154,7 @@ def test_longer_than_is_waited_is_raised_at_once(waits, kind):
 def test_other_errors_are_not_retried(waits, error):
     """They would be paid, or refused, seven times."""
     model = Model(lambda *_: error)
-    asker = asker_of(model)
+    asker = Asker(model, Limiter())
     with pytest.raises(type(error)):
         asyncio.run(asker.ask(REQUEST, 1, permit))
     assert model.calls == 1
@@ -176,16 +171,34 @@ def test_permission_is_asked_before_each_try(waits):
             raise KeyError("no more")
 
     model = Model(failing(Transient("502"), 3))
-    asker = asker_of(model)
+    asker = Asker(model, Limiter())
     with pytest.raises(KeyError):
         asyncio.run(asker.ask(REQUEST, 1, permit_once))
     assert model.calls == 1
     assert asker.limiter.in_flight == 0
 
 
+def test_what_is_not_sent_takes_nothing_of_the_pace():
+    """Requests that were held back at the last moment stopped all others for minutes, where few may leave in one."""
+
+    async def go() -> None:
+        limiter = Limiter(4, requests_per_minute=1, tokens_per_minute=1, clock=lambda: 0.0)
+        for _ in range(3):
+            with pytest.raises(KeyError):
+                await Asker(Model(), limiter).ask(REQUEST, 1, refuse)
+        assert limiter.in_flight == 0
+        assert limiter.try_acquire()
+        assert not limiter.try_acquire()
+
+    async def refuse() -> None:
+        raise KeyError("not now")
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+
+
 def test_place_is_free_while_it_waits(monkeypatch):
     """With the place held, ten failing rows stop a run of limit ten."""
-    asker = asker_of(Model(failing(Transient("502"), 1)))
+    asker = Asker(Model(failing(Transient("502"), 1)), Limiter())
     during = []
 
     sleep = asyncio.sleep
@@ -206,32 +219,12 @@ def test_cancelled_call_gives_its_place_back():
     """A stop in the middle of a call."""
 
     async def go():
-        asker = asker_of(Model(lambda *_: asyncio.sleep(60)))
+        asker = Asker(Model(lambda *_: asyncio.sleep(60)), Limiter())
         task = asyncio.create_task(asker.ask(REQUEST, 1, permit))
         await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert asker.limiter.in_flight == 0
-
-    asyncio.run(go())
-
-
-def test_cancelled_wait_for_a_place_gives_its_share_of_the_budget_back():
-    """What was never sent counted as in flight for ever."""
-
-    async def go():
-        model = Model(lambda *_: asyncio.sleep(60))
-        budget = Budget(model, max_total_tokens=1000)
-        asker = Asker(model, Limiter(1), budget)
-        sent, waiting = (asyncio.create_task(asker.ask(REQUEST, 1, permit)) for _ in range(2))
-        await asyncio.sleep(0.01)
-        assert budget._in_flight == 2
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        assert budget._in_flight == 1
-        sent.cancel()
-        await asyncio.gather(sent, return_exceptions=True)
-        assert budget._in_flight == 0
 
     asyncio.run(go())
 
@@ -253,5 +246,5 @@ def test_what_the_endpoint_says_reaches_the_limiter():
     error = RateLimited("busy", 0.0)
     error.allowance = refusal
     said = iter([error, Answer(text="a", allowance=answer)])
-    asyncio.run(asker_of(Model(lambda *_: next(said)), Listening()).ask(REQUEST, 1, permit))
+    asyncio.run(Asker(Model(lambda *_: next(said)), Listening()).ask(REQUEST, 1, permit))
     assert heard == [refusal, answer]

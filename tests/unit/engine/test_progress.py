@@ -69,7 +69,7 @@ def test_reason_of_a_whole_answer_is_cut():
 
 def test_line_says_where_it_stands():
     """It is all that most people look at."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter(), Budget(Model())))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     progress.tally.add(0, "ok")
     progress.tally.add(1, "failed", "why")
     progress.replayed = 1
@@ -88,7 +88,7 @@ def test_line_says_what_is_left_of_a_budget():
     earlier = Fact(b"k" * 16, b"n" * 8, 1, 1, b"a" * 16, b"w" * 16, 0, 0, 0, Kind.ANSWER, b"")
     budget.count(earlier, {"usage": [100, 20], "cost": 1.5})
     budget.add({"usage": [30, 4], "cost": 0.0125})
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter(), budget))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), budget)
     assert progress.line().endswith("; 30 + 4 tokens, $0.013; budget: $1.51 of $5.00 and 154 of 1000 tokens")
     snapshot = progress.snapshot()
     assert (snapshot["cost_usd"], snapshot["max_cost_usd"], snapshot["max_total_tokens"]) == (0.0125, 5.0, 1000)
@@ -97,7 +97,7 @@ def test_line_says_what_is_left_of_a_budget():
 
 def test_replayed_rows_do_not_promise_an_early_end():
     """A million rows from the log in a second say nothing about the speed of the model."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter(), Budget(Model())))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     progress.tally.add(0, "ok")
     progress.replayed = 1
     assert progress.snapshot()["eta_s"] is None
@@ -106,7 +106,7 @@ def test_replayed_rows_do_not_promise_an_early_end():
 @pytest.mark.parametrize("phase", ["asking", "published", "published already"])
 def test_what_was_not_asked_has_no_speed(phase):
     """A run that did nothing was told to have done 77,317 rows a second."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter(), Budget(Model())))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     progress.tally.counts["ok"] = progress.replayed = 10
     progress.phase = phase
     assert progress.snapshot()["rows_per_s"] == 0
@@ -127,7 +127,7 @@ def test_kinds_have_no_word_of_others():
         ]
     ):
         tally.add(ordinal, "failed", reason)
-    told = Progress(tally, Asker(Model(), Limiter(), Budget(Model()))).snapshot()["reasons"]
+    told = Progress(tally, Asker(Model(), Limiter()), Budget(Model())).snapshot()["reasons"]
     assert told == [
         {"kind": "another reason", "count": 3, "rows": [3, 4, 5]},
         {"kind": "status 429", "count": 2, "rows": [0, 1]},
@@ -138,7 +138,7 @@ def test_kinds_have_no_word_of_others():
 
 def test_curves_cover_the_whole_run_with_few_points(monkeypatch):
     """A run of a night either grew its XCom with every second, or lost its beginning."""
-    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter(), Budget(Model())))
+    progress = Progress(Tally(10, 1.0), Asker(Model(), Limiter()), Budget(Model()))
     began = progress._began
     for second in range(30_000):
         monkeypatch.setattr(progress_module.time, "monotonic", lambda second=second: began + second)
