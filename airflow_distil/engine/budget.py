@@ -3,10 +3,10 @@
 It is summed over the facts that were paid for under the claims of this identity, each once: over all its attempts and clears,
 not over other runs that share the destination.
 
-A limit is looked at before a request leaves. What is in flight counts as much as the dearest answer so far, and a request that
-does not fit waits until it does, or until nothing is in flight any more. So no answer that is paid for is thrown away, and all
-that fits is asked. A limit is passed by one call at most, or by what those in flight cost more than the dearest answer before:
-of eight calls at the very beginning, when there was none.
+A limit is looked at before a request waits for its place in flight, and again when it has it. What is in flight counts as much
+as the dearest answer so far, and a request that does not fit waits until it does, or until nothing is in flight any more. So no
+answer that is paid for is thrown away, and all that fits is asked. A limit is passed by one call at most, or by what those in
+flight cost more than the dearest answer before: of eight calls at the very beginning, when there was none.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Budget:
         self._check_price(request)
         while not self._closed:
             self._check_counts()
-            if self._has_room(answers, self._in_flight):
+            if self._has_room(self._in_flight, answers):
                 self._in_flight += answers
                 return True
             if not self._in_flight:
@@ -190,7 +190,7 @@ class Budget:
 
     def fits(self, answers: int) -> bool:
         """Tell whether there still is room for a request that was let through, at what answers cost by now."""
-        return self._has_room(answers, self._in_flight - answers)
+        return self._has_room(self._in_flight - answers, answers)
 
     def release(self, answers: int) -> None:
         """Note that a request is in flight no more."""
@@ -236,7 +236,7 @@ class Budget:
         unknown = f"; {paid.uncounted:,} of them without a count" if paid.uncounted else ""
         return f"{paid.input_tokens:,} + {paid.output_tokens:,} tokens{cost} for {paid.answers:,} answers{unknown}"
 
-    def _has_room(self, answers: int, in_flight: int) -> bool:
+    def _has_room(self, in_flight: int, answers: int) -> bool:
         return all(meter.has_room(in_flight, answers) for meter in (self._dollars, self._tokens))
 
     def _is_new(self, fact: Fact) -> bool:

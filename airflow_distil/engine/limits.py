@@ -135,7 +135,7 @@ class Limiter:
             return await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self._leave()
+                self.unused()
             raise
 
     def succeeded(self, lease: Lease, tokens: int | None, allowance: Allowance | None = None) -> None:
